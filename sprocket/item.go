@@ -64,10 +64,10 @@ type SourceRange struct {
 	StartPTS int64 `json:"start_pts"`
 	EndPTS   int64 `json:"end_pts"`
 	Last     bool  `json:"last,omitempty"`
-	// Lead is how many frames before StartPTS belong to the range as well, so
-	// that a frame is on show when the chunk starts: for inputs that follow
-	// another input's clock.
-	LeadPTS int64 `json:"lead_pts,omitempty"`
+	// LeadPTS, at most StartPTS, is where decoded frames are taken from. It lies
+	// before StartPTS for inputs that follow another input's clock, so that a
+	// frame is on show when the chunk starts.
+	LeadPTS int64 `json:"lead_pts"`
 	// Frames is how many frames the container's index counts in the range; -1
 	// when the index does not say.
 	Frames int `json:"frames"`
