@@ -26,7 +26,8 @@ type StageInfo struct {
 	Fusable bool
 	// Check, when not nil, looks at parameters together, after each was found
 	// valid by itself. It returns a parameter's name ("" for the node) and what
-	// is wrong with it, or an empty message.
+	// is wrong with it, or an empty message. The message goes on from the name
+	// of the parameter or stage: "needs a width or a height".
 	Check func(Params) (param, message string)
 }
 

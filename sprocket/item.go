@@ -33,8 +33,10 @@ type Item struct {
 	Source *SourceRange `json:"source,omitempty"`
 	// Objects are the stored files of a chunk (one) or of images (one each).
 	Objects []Object `json:"objects,omitempty"`
-	// Frames are the pictures, in order of presentation.
+	// Frames are the pictures, in order of presentation; Pixels is what they
+	// look like.
 	Frames []FrameRange `json:"frames,omitempty"`
+	Pixels *Pixels      `json:"pixels,omitempty"`
 	// Cuts are the times at which a scene starts; the delivery function "scene"
 	// cuts there.
 	Cuts []int64 `json:"cuts,omitempty"`
@@ -87,6 +89,8 @@ type Object struct {
 type FrameRange struct {
 	// Key names the object; it may hold more frames than the range takes.
 	Key string `json:"key"`
+	// Base is the presentation time of the object's first frame.
+	Base int64 `json:"base"`
 	// PTS are the presentation times of the frames, rising.
 	PTS []int64 `json:"pts"`
 }
@@ -94,12 +98,16 @@ type FrameRange struct {
 // Pixels describes decoded pictures: what a consumer must know that raw frames
 // do not carry themselves.
 type Pixels struct {
-	Width, Height int
+	Width  int `json:"width"`
+	Height int `json:"height"`
 	// Format is FFmpeg's name of the pixel format, "yuv420p".
-	Format string
+	Format string `json:"format"`
 	// SampleAspect is the shape of a pixel; zero when unknown.
-	SampleAspect Rational
+	SampleAspect Rational `json:"sample_aspect"`
 	// Range, Space, Transfer and Primaries are FFmpeg's names, empty when
 	// unknown.
-	Range, Space, Transfer, Primaries string
+	Range     string `json:"range,omitempty"`
+	Space     string `json:"space,omitempty"`
+	Transfer  string `json:"transfer,omitempty"`
+	Primaries string `json:"primaries,omitempty"`
 }

@@ -17,6 +17,7 @@ type Spec struct {
 	Nodes       []NodeSpec   `json:"nodes"`
 	Streams     []StreamSpec `json:"streams"`
 
+	file      string              // the name given to ParseSpec
 	positions map[string]Position // by JSON path, "$.nodes[0].stage"
 }
 

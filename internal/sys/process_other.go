@@ -1,0 +1,7 @@
+//go:build !linux
+
+package sys
+
+import "os/exec"
+
+func dieWithParent(*exec.Cmd) func() { return func() {} }
