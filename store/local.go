@@ -274,7 +274,7 @@ func (l *Local) commit(path, key string) error {
 		}
 		if info, e := os.Lstat(target); e == nil && info.IsDir() {
 			// An empty folder may be left over, and is then in nobody's way.
-			if os.Remove(target) != nil {
+			if removeFolder(target) != nil {
 				return fmt.Errorf("other objects have this key as their folder: %w", err)
 			}
 			continue
@@ -291,10 +291,16 @@ func (l *Local) commit(path, key string) error {
 // prune removes the empty folders on the way to key.
 func (l *Local) prune(key string) {
 	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
-		if err := os.Remove(l.LocalPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeFolder(l.LocalPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return
 		}
 	}
+}
+
+// removeFolder removes an empty folder and nothing else: the kernel takes a
+// path that ends in a slash for a folder's, and an object stays.
+func removeFolder(path string) error {
+	return os.Remove(path + string(filepath.Separator))
 }
 
 // removeStale removes temporary files that nobody can be writing any more.

@@ -76,9 +76,15 @@ func TestErrnosBecomeSentinels(t *testing.T) {
 	if _, err := s.Put(t.Context(), "a/b", strings.NewReader("x")); err == nil || errors.Is(err, ErrNotFound) {
 		t.Errorf("Put below an object: %v", err)
 	}
+	if got := get(t, s, "a", 0, -1); got != "x" {
+		t.Errorf("the object in the way holds %q now", got)
+	}
 	put(t, s, "f/g", "x")
 	if _, err := s.Put(t.Context(), "f", strings.NewReader("x")); err == nil {
 		t.Error("a folder is replaced")
+	}
+	if got := list(t, s, ""); !slices.Equal(got, []string{"a", "f/g"}) {
+		t.Errorf("there are %v", got)
 	}
 	noLeftovers(t, filepath.Join(dir, tempDir))
 	if os.Geteuid() == 0 {

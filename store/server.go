@@ -27,8 +27,8 @@ const (
 	closeGrace = 3 * time.Second
 	// headerTimeout is how long a client may take to send its header.
 	headerTimeout = 30 * time.Second
-	// drainBytes is how much of a body is still read after the request has
-	// failed, so that the client sees the answer instead of a broken connection.
+	// drainBytes is how much of a body is still read after the disk has refused
+	// it, so that the client sees why instead of a broken connection.
 	drainBytes = 64 << 20
 	// postBytes is how long the body of a POST may be: a list of keys or parts.
 	postBytes = 8 << 20
@@ -201,7 +201,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	body := r.Body
 	if r.Method == http.MethodPost {
 		// The XML in it may end before the body does, and only at its end does the
 		// body turn out to be the one that was signed.
@@ -212,8 +211,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		r.Body = io.NopCloser(bytes.NewReader(text))
 	}
+	// net/http closes the body, and wants to know how much of it was read.
+	r.Body = io.NopCloser(r.Body)
 	one := &session{backend: s.backend, ctx: r.Context()}
-	response := &responseWriter{ResponseWriter: w, s: one}
+	response := &responseWriter{ResponseWriter: w, s: one, body: r.Body}
 	gofakes3.New(one,
 		gofakes3.WithTimeSkewLimit(0), // the verifier has looked at the time
 		gofakes3.WithRequestID(s.requests.Add(1)),
@@ -225,16 +226,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !response.begun {
 		response.WriteHeader(http.StatusOK)
 	}
-	if response.failed {
-		_, _ = io.CopyN(io.Discard, body, drainBytes)
-	}
 }
 
 // responseWriter puts into a response what gofakes3 does not know.
 type responseWriter struct {
 	http.ResponseWriter
-	s             *session
-	begun, failed bool
+	s     *session
+	body  io.Reader // of the request
+	begun bool
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -245,10 +244,10 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.begun = true
 	if status == http.StatusInternalServerError && w.s.status != 0 {
 		status = w.s.status
+		_, _ = io.CopyN(io.Discard, w.body, drainBytes)
 	}
-	w.failed = status >= http.StatusBadRequest
 	switch {
-	case w.failed:
+	case status >= http.StatusBadRequest:
 		w.Header().Del("Content-Length")
 		w.Header().Set("Content-Type", "application/xml")
 	case w.s.etag != "" && w.Header().Get("Etag") != "":

@@ -2,6 +2,7 @@ package media
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -217,47 +218,47 @@ func (t *Track) shown() (width, height uint32) {
 	return width, height
 }
 
+// ReorderFrames is by how many frames video is decoded ahead of being shown:
+// what encoders with reordered (B) frames need by default.
+const ReorderFrames = 2
+
 // Segment returns one CMAF segment, a fragment by itself, that holds samples in
 // decoding order. pts are the presentation times on the output's timeline, one
 // per sample but in rising order; the last sample to be shown lasts until end.
 //
 // Decoding times are the same list of times, taken in decoding order, so that a
-// segment's decoding and presentation begin at the same tick and segments join
-// without gap or overlap; composition offsets can be negative (CMAF, ISO/IEC
-// 23000-19, 7.5.19 "cmf2" rules).
-func Segment(samples []Sample, pts []int64, end int64, number uint32) ([]byte, error) {
+// segment's decoding begins exactly at the tick at which its presentation
+// begins, and segments join without gap or overlap. delay is by how many ticks
+// all samples are presented later than their time says; the edit list of Init,
+// with skip equal to delay, takes that back. It makes room for reordered
+// frames without negative composition offsets, which demuxers treat
+// differently.
+func Segment(samples []Sample, pts []int64, end, delay int64, number uint32) ([]byte, error) {
 	if len(samples) == 0 || len(samples) != len(pts) {
 		return nil, fmt.Errorf("write segment: %d samples but %d presentation times", len(samples), len(pts))
 	}
-	order := make([]int, len(samples)) // sample indices in order of presentation
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return int(samples[a].PTS - samples[b].PTS) })
-	shown := make([]int64, len(samples))
-	for rank, i := range order {
-		shown[i] = pts[rank]
-	}
+	shown := presentation(samples, pts)
+	decode := decodeTimes(shown, pts, delay)
 	frag, err := mp4.CreateFragment(number, 1)
 	if err != nil {
 		return nil, fmt.Errorf("write segment: %w", err)
 	}
 	for i, s := range samples {
 		next := end
-		if i+1 < len(pts) {
-			next = pts[i+1]
+		if i+1 < len(decode) {
+			next = decode[i+1]
 		}
-		duration := next - pts[i]
-		if duration <= 0 || duration > math.MaxUint32 || pts[i] < 0 {
-			return nil, fmt.Errorf("write segment: frame %d of %d at tick %d lasts %d ticks", i, len(pts), pts[i], duration)
+		duration := next - decode[i]
+		if duration <= 0 || duration > math.MaxUint32 || decode[i] < 0 {
+			return nil, fmt.Errorf("write segment: frame %d of %d at tick %d lasts %d ticks", i, len(pts), decode[i], duration)
 		}
 		flags := mp4.NonSyncSampleFlags
 		if s.Sync {
 			flags = mp4.SyncSampleFlags
 		}
 		frag.AddFullSample(mp4.FullSample{
-			Sample:     mp4.Sample{Flags: flags, Dur: uint32(duration), Size: uint32(len(s.Data)), CompositionTimeOffset: int32(shown[i] - pts[i])},
-			DecodeTime: uint64(pts[i]),
+			Sample:     mp4.Sample{Flags: flags, Dur: uint32(duration), Size: uint32(len(s.Data)), CompositionTimeOffset: int32(shown[i] + delay - decode[i])},
+			DecodeTime: uint64(decode[i]),
 			Data:       s.Data,
 		})
 	}
@@ -270,6 +271,38 @@ func Segment(samples []Sample, pts []int64, end int64, number uint32) ([]byte, e
 		return nil, fmt.Errorf("write segment: %w", err)
 	}
 	return buf.Bytes(), nil
+}
+
+// presentation returns when each sample is shown: the rising times pts, dealt
+// out in the order of the samples' own presentation times.
+func presentation(samples []Sample, pts []int64) []int64 {
+	order := make([]int, len(samples))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(samples[a].PTS, samples[b].PTS) })
+	shown := make([]int64, len(samples))
+	for rank, i := range order {
+		shown[i] = pts[rank]
+	}
+	return shown
+}
+
+// decodeTimes returns rising decoding times that begin like pts and, where the
+// order of frames allows, lie no later than delay after a frame's presentation.
+func decodeTimes(shown, pts []int64, delay int64) []int64 {
+	decode := slices.Clone(pts)
+	for i := len(decode) - 1; i >= 0; i-- {
+		decode[i] = min(decode[i], shown[i]+delay)
+		if i+1 < len(decode) {
+			decode[i] = min(decode[i], decode[i+1]-1)
+		}
+	}
+	decode[0] = pts[0]
+	for i := 1; i < len(decode); i++ {
+		decode[i] = max(decode[i], decode[i-1]+1)
+	}
+	return decode
 }
 
 // DescribeInit reads back what an initialisation segment says of its track.

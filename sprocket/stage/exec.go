@@ -364,10 +364,11 @@ func (t *execTask) readChunk(ctx context.Context, start, end int64) error {
 		return &Failure{Kind: FailureConfig, Stage: t.stage.Node, Err: fmt.Errorf("the command's video lasts longer than the chunk's %.3f s", tb.Seconds(end-start))}
 	}
 	t.log.pts, t.samples, t.segmentStart, t.end = pts, len(samples), start, end
-	if t.segment, err = media.Segment(samples, pts, end, uint32(t.task.Seq+1)); err != nil {
+	delay := media.ReorderFrames * t.clock().FrameTicks(tb)
+	if t.segment, err = media.Segment(samples, pts, end, delay, uint32(t.task.Seq+1)); err != nil {
 		return err
 	}
-	t.init, err = track.Init(uint32(tb.Den), 0)
+	t.init, err = track.Init(uint32(tb.Den), delay)
 	return err
 }
 

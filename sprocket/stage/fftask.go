@@ -326,10 +326,10 @@ func (t *ffmpegTask) encode(ctx context.Context, run ffmpegRun, g *graph, link s
 		t.end = last + frame
 	}
 	t.segmentStart = pts[0]
-	if t.segment, err = media.Segment(samples, pts, t.end, uint32(t.task.Seq+1)); err != nil {
+	if t.segment, err = media.Segment(samples, pts, t.end, media.ReorderFrames*frame, uint32(t.task.Seq+1)); err != nil {
 		return &Failure{Kind: FailureConfig, Stage: t.sink().Node, Err: fmt.Errorf("%w; a filter must keep the frames' times", err)}
 	}
-	t.init, err = track.Init(uint32(tb.Den), 0)
+	t.init, err = track.Init(uint32(tb.Den), media.ReorderFrames*frame)
 	return err
 }
 

@@ -89,7 +89,7 @@ func (t *soundTask) segment(ctx context.Context, track *media.Track, samples []m
 	}
 	last := samples[len(samples)-1]
 	end := pts[len(pts)-1] + max(1, last.Duration)
-	data, err := media.Segment(samples, pts, end, uint32(len(t.sound.Segments)+1))
+	data, err := media.Segment(samples, pts, end, 0, uint32(len(t.sound.Segments)+1))
 	if err != nil {
 		return err
 	}

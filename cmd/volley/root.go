@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/volley-run/volley/gateway/player"
+	"github.com/volley-run/volley/sprocket"
+	"github.com/volley-run/volley/sprocket/coordinator"
+	"github.com/volley-run/volley/sprocket/delivery"
+	"github.com/volley-run/volley/sprocket/job"
+	"github.com/volley-run/volley/sprocket/media"
+	"github.com/volley-run/volley/sprocket/stage"
+)
+
+// Exit statuses, as `volley help exit-status` lists them.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitSpec        = 3
+	exitInput       = 4
+	exitOutput      = 5
+	exitInterrupted = 130
+)
+
+const exitStatusText = `Every volley command ends with one of these statuses:
+
+  0    done
+  1    failed for another reason than those below
+  2    wrong usage: an unknown command or flag, a missing or bad argument
+  3    a pipespec is not valid
+  4    an input is missing, damaged, without video, or not reachable
+  5    the output cannot be written: disk full, no permission, already there
+  130  interrupted by Ctrl-C (or SIGTERM); "volley run --resume" can go on
+`
+
+// usageError is a wrong way to call a command.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// execute runs the command line and returns the exit status.
+func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitStatus(ctx, err)
+	if code == exitInterrupted {
+		fmt.Fprintln(stderr, "volley: interrupted")
+		return code
+	}
+	fmt.Fprintf(stderr, "volley: %v\n", err)
+	if te := coordinator.AsTaskError(err); te != nil && len(te.LogTail) > 0 {
+		fmt.Fprintf(stderr, "The end of the worker's log:\n  %s\n", strings.Join(te.LogTail, "\n  "))
+	}
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintln(stderr, `Run "volley --help", or --help after a command, for how to call it.`)
+	}
+	return code
+}
+
+func exitStatus(ctx context.Context, err error) int {
+	var (
+		usage  *usageError
+		spec   *sprocket.SpecError
+		input  *media.InputError
+		output *job.OutputError
+	)
+	te := coordinator.AsTaskError(err)
+	switch {
+	case errors.As(err, &output):
+		return exitOutput
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &spec):
+		return exitSpec
+	case errors.As(err, &input), errors.Is(err, player.ErrNoResult):
+		return exitInput
+	case te != nil && te.Kind == stage.FailureInput:
+		return exitInput
+	case te != nil && te.Kind == stage.FailureConfig:
+		return exitSpec
+	case ctx.Err() != nil:
+		return exitInterrupted
+	}
+	return exitFailure
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "volley",
+		Short: "Serverless video pipelines on your own machines",
+		Long: `Volley runs jobs as bursts of short tasks on parallel workers.
+
+Its video framework, Sprocket, cuts a video into chunks, works on them side by
+side, and publishes the result so that it can be watched while the rest is
+still being made.`,
+		Example: `  volley pipelines                          what can be run
+  volley run grayscale in.mp4 -o out        run it
+  volley serve out                          watch the result in a browser`,
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%s: %w", cmd.CommandPath(), err)
+	})
+	root.AddCommand(newRunCommand(), newPipelinesCommand(), newValidateCommand(), newGraphCommand(),
+		newServeCommand(), newBenchCommand(), newWorkerCommand(),
+		&cobra.Command{Use: "exit-status", Short: "What the exit statuses mean", Long: exitStatusText})
+	for _, c := range root.Commands() {
+		wrapArgs(c)
+	}
+	root.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef("unknown command %q%s", args[0], suggestion(root, args[0]))
+		}
+		return nil
+	}
+	return root
+}
+
+// wrapArgs makes complaints about arguments usage errors.
+func wrapArgs(c *cobra.Command) {
+	check := c.Args
+	if check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usagef("%s: %w", cmd.CommandPath(), err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		wrapArgs(sub)
+	}
+}
+
+func suggestion(root *cobra.Command, word string) string {
+	if names := root.SuggestionsFor(word); len(names) > 0 {
+		return fmt.Sprintf("; did you mean %s?", strings.Join(names, ", "))
+	}
+	return ""
+}
+
+// catalog is what pipelines can be made of.
+func catalog() *sprocket.Catalog { return stage.Catalog(delivery.Names()) }
