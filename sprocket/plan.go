@@ -380,7 +380,7 @@ func (p *Plan) cutInputs(inputs []InputMedia, opts PlanOptions) error {
 		cuts := cutTimes(in.Clock, in.Index, p.TimeBase, start, end, opts.Chunk, opts.Workers)
 		for j, other := range inputs {
 			if leader[j] == i {
-				p.Chunks[j] = p.chunkItems(j, other, cuts, whole || j != i, j != i)
+				p.Chunks[j] = p.chunkItems(j, other, cuts, whole && j == i, j != i)
 			}
 		}
 		if i == 0 {

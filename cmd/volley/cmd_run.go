@@ -337,8 +337,11 @@ func printResult(w io.Writer, place string, r *job.Result) {
 	if r.DurationSeconds > 0 {
 		speed = fmt.Sprintf(" (%.1f x real time)", r.DurationSeconds/r.ElapsedSeconds)
 	}
-	fmt.Fprintf(w, "Done: %d frames, %.2f s of video in %.2f s%s.\n", r.Frames, r.DurationSeconds, r.ElapsedSeconds, speed)
-	fmt.Fprintf(w, "Playable after %.2f s.\n", r.FirstPlayableSeconds)
+	if r.DurationSeconds > 0 {
+		fmt.Fprintf(w, "Done: %d frames, %.2f s of video in %.2f s%s.\nPlayable after %.2f s.\n", r.Frames, r.DurationSeconds, r.ElapsedSeconds, speed, r.FirstPlayableSeconds)
+	} else {
+		fmt.Fprintf(w, "Done: %s in %.2f s.\n", plural(r.Frames, "image"), r.ElapsedSeconds)
+	}
 	fmt.Fprintf(w, "Workers' time: process %.2f s (%s), read and write %.2f s (%s), wait %.2f s (%s).\n",
 		r.ProcessSeconds, share(r.ProcessSeconds), r.ReadWriteSeconds, share(r.ReadWriteSeconds), r.WaitSeconds, share(r.WaitSeconds))
 	if r.TasksReplayed > 0 {

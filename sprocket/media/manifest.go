@@ -63,7 +63,12 @@ func (r Rendition) End() int64 {
 	return last.Start + last.Duration
 }
 
-func (r Rendition) duration() time.Duration { return r.TimeBase.Duration(r.End()) }
+func (r Rendition) duration() time.Duration {
+	if r.Empty() {
+		return 0
+	}
+	return r.TimeBase.Duration(r.End())
+}
 
 func (r Rendition) name(s Segmented) string {
 	return strings.Replace(r.Media, "$Time$", fmt.Sprint(s.Start), 1)

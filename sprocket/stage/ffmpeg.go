@@ -102,6 +102,7 @@ func (r ffmpegRun) redact(line string) string {
 // read follows FFmpeg's messages to their end.
 func (l *ffmpegLog) read(r io.Reader, frame func(int)) {
 	var infoLine = regexp.MustCompile(`^\[showinfo@(src(\d+)|out) @ [^\]]*\] n: *\d+ pts: *(-?\d+) .* fmt:(\S+) .*?sar:(\d+)/(\d+) s:(\d+)x(\d+) `)
+	var colorLine = regexp.MustCompile(`^\[showinfo@out @ [^\]]*\] color_range:(\S+) color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)`)
 	in := bufio.NewReader(r)
 	header := true
 	for {
@@ -110,6 +111,8 @@ func (l *ffmpegLog) read(r io.Reader, frame func(int)) {
 		if strings.HasPrefix(line, "[showinfo@") {
 			if m := infoLine.FindStringSubmatch(line); m != nil {
 				l.sawFrame(m, frame)
+			} else if m := colorLine.FindStringSubmatch(line); m != nil && l.pixels.Range == "" {
+				l.pixels.Range, l.pixels.Space, l.pixels.Primaries, l.pixels.Transfer = m[1], m[2], m[3], m[4]
 			}
 		} else if line != "" {
 			// The description of inputs and outputs is no news.

@@ -121,11 +121,10 @@ func (t *ffmpegTask) Process(ctx context.Context) error {
 	if err != nil {
 		return t.explain(err, ports)
 	}
-	for i, p := range ports {
-		if got := t.log.sourceFrames[i]; p.expect >= 0 && got != p.expect {
-			return &Failure{Kind: FailureInput, Stage: t.role.Node.Stages[0].Node, LogTail: t.log.tail,
-				Err: fmt.Errorf("decoded %d of the %d frames in %s: the file is damaged there, or its index is wrong", got, p.expect, p.where)}
-		}
+	// Only the first stream is read to its end in any case.
+	if got, p := t.log.sourceFrames[0], ports[0]; p.expect >= 0 && got != p.expect {
+		return &Failure{Kind: FailureInput, Stage: t.role.Node.Stages[0].Node, LogTail: t.log.tail,
+			Err: fmt.Errorf("decoded %d of the %d frames in %s: the file is damaged there, or its index is wrong", got, p.expect, p.where)}
 	}
 	return nil
 }
@@ -370,7 +369,7 @@ func (t *ffmpegTask) frames(ctx context.Context, run ffmpegRun, g *graph, link s
 	case FormatFFV1:
 		codec = []string{"-c:v", "ffv1", "-level", "3", "-g", "1", "-threads", "1"}
 	case FormatPNG:
-		codec = []string{"-c:v", "png", "-threads", "1"}
+		codec = []string{"-c:v", "png", "-compression_level", "1", "-threads", "1"}
 		format = "format=rgb24,"
 	}
 	out := g.chain(fmt.Sprintf("%ssettb=%s,showinfo@out=checksum=0", format, tb), link)
@@ -430,9 +429,6 @@ func (t *ffmpegTask) Emit(ctx context.Context) (Result, error) {
 		it.Objects, err = t.emitPictures(ctx)
 	default:
 		px := t.log.pixels
-		if source := t.role.Inputs[t.role.Node.Follows].Pixels; strings.HasPrefix(px.Format, "yuv") {
-			px.Range, px.Space, px.Transfer, px.Primaries = source.Range, source.Space, source.Transfer, source.Primaries
-		}
 		it.Pixels = &px
 		key := fmt.Sprintf("frames/%s/%08d.nut", t.role.Node.Name, t.task.Seq)
 		it.Frames = []sprocket.FrameRange{{Key: key, Base: t.log.pts[0], PTS: t.log.pts}}

@@ -55,7 +55,7 @@ func framesFilter(port int, pts []int64, px sprocket.Pixels, tb sprocket.Rationa
 	f := fmt.Sprintf("settb=%s,trim=start_pts=%d:end_pts=%d,showinfo@src%d=checksum=0", tb, pts[0], pts[len(pts)-1]+1, port)
 	var color []string
 	for _, kv := range [][2]string{{"range", px.Range}, {"colorspace", px.Space}, {"color_trc", px.Transfer}, {"color_primaries", px.Primaries}} {
-		if kv[1] != "" && !strings.HasPrefix(px.Format, "rgb") && !strings.HasPrefix(px.Format, "gbr") {
+		if kv[1] != "" && kv[1] != "unknown" && !strings.HasPrefix(px.Format, "rgb") && !strings.HasPrefix(px.Format, "gbr") {
 			color = append(color, kv[0]+"="+kv[1])
 		}
 	}
