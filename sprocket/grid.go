@@ -10,8 +10,8 @@ import (
 // drops; a long one keeps players and idle workers waiting.
 const (
 	firstChunk   = time.Second
-	longestChunk = 5 * time.Second
-	shortestTail = 1500 * time.Millisecond
+	longestChunk = 6 * time.Second
+	shortestTail = 2500 * time.Millisecond
 )
 
 // FrameIndex says where an input's frames are. Times are ticks of the input's
@@ -137,12 +137,12 @@ func (g grid) chosen() []int64 {
 	)
 	for t := g.start; ; {
 		left := g.end - t
-		want := min(max(first, t-g.start), longest, max(tail, left/g.workers))
+		want := min(max(first, 2*(t-g.start)), longest, max(tail, left/g.workers))
 		if left <= want+want/2 {
 			break
 		}
 		next := g.onFrame(t + want)
-		if key, ok := nearest(keys, t+want, t+want*6/10, t+want*3/2); ok {
+		if key, ok := nearest(keys, t+want, t+want/2, t+want*8/5); ok {
 			next = key
 		}
 		if next <= t {
