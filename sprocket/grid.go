@@ -82,13 +82,27 @@ func (c Clock) Tick(pts int64, tb Rational) int64 {
 
 // boundary returns the input time that divides the frames shown before tick
 // from those shown at or after it. For constant rates it lies half a frame
-// early, out of reach of rounded timestamps.
+// before the first of the latter, out of reach of rounded timestamps.
 func (c Clock) boundary(tick int64, tb Rational) int64 {
 	if !c.Constant {
-		return c.OriginPTS + tb.Rescale(tick, c.TimeBase)
+		pts := c.OriginPTS + tb.Rescale(tick, c.TimeBase)
+		// Where tb is the coarser one, several times round to the same tick.
+		for c.Tick(pts, tb) < tick {
+			pts++
+		}
+		for c.Tick(pts-1, tb) >= tick {
+			pts--
+		}
+		return pts
 	}
-	half := c.Rate.Invert().Rescale(1, tb) / 2
-	return c.OriginPTS + tb.Rescale(tick-half, c.TimeBase)
+	// Inputs that follow another one are not cut on their own grid.
+	first, step := c.Tick(c.StartPTS, tb), c.Rate.Invert()
+	n := tb.Rescale(tick-first, step)
+	if first+step.Rescale(n, tb) < tick {
+		n++
+	}
+	halfStep := Rational{step.Num, 2 * step.Den}
+	return c.StartPTS + halfStep.Rescale(2*n-1, c.TimeBase)
 }
 
 // cutTimes returns the edges of the chunk grid in ticks of tb, from start to
@@ -145,8 +159,9 @@ func (g grid) chosen() []int64 {
 		if key, ok := nearest(keys, t+want, t+want/2, t+want*8/5); ok {
 			next = key
 		}
-		if next <= t {
-			next = g.onFrame(t + 2*want)
+		// A still picture cannot be cut: go on to a frame after it.
+		for ahead := t + 2*want; next <= t && ahead < g.end; ahead += want {
+			next = g.onFrame(ahead)
 		}
 		if next <= t || next >= g.end {
 			break
@@ -212,8 +227,7 @@ func sourceRange(i int, c Clock, index FrameIndex, tb Rational, start, end int64
 	}
 	r.LeadPTS = r.StartPTS
 	if follower && !first {
-		shown := c.OriginPTS + tb.Rescale(start, c.TimeBase) + 1
-		if p, ok := index.PrevPTS(shown); ok {
+		if p, ok := index.PrevPTS(c.boundary(start+1, tb)); ok {
 			r.LeadPTS = min(r.LeadPTS, p)
 		} else {
 			r.LeadPTS = max(min(c.StartPTS, r.StartPTS), r.StartPTS-2*c.FrameTicks(c.TimeBase))

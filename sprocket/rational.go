@@ -64,6 +64,9 @@ func (r Rational) Reduce() Rational {
 	for b != 0 {
 		a, b = b, a%b
 	}
+	if a < 0 { // of the lowest int64, which has no positive counterpart
+		a = -a
+	}
 	if a == 0 {
 		return r
 	}

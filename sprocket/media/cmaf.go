@@ -97,6 +97,9 @@ func newTrack(moov *mp4.MoovBox) (*Track, error) {
 		t.video, t.width, t.height = true, int(e.Width), int(e.Height)
 		e.CompressorName = ""
 		e.Children = withoutBitrate(e.Children)
+		if err := keepTrailer(e); err != nil {
+			return nil, err
+		}
 		e.Btrt = nil
 	case *mp4.AudioSampleEntryBox:
 		e.Children = withoutBitrate(e.Children)
@@ -120,6 +123,32 @@ func newTrack(moov *mp4.MoovBox) (*Track, error) {
 // all chunks share one initialisation segment.
 func withoutBitrate(children []mp4.Box) []mp4.Box {
 	return slices.DeleteFunc(slices.Clone(children), func(b mp4.Box) bool { return b.Type() == "btrt" })
+}
+
+// keepTrailer makes sure that the H.264 configuration of e is written as it was
+// read. mp4ff counts the four bytes that follow the parameter sets in all High
+// profiles, but leaves them out for those of 4:4:4 and lossless video.
+func keepTrailer(e *mp4.VisualSampleEntryBox) error {
+	if e.AvcC == nil || e.AvcC.NoTrailingInfo {
+		return nil
+	}
+	switch e.AvcC.AVCProfileIndication {
+	case 66, 77, 88, 100, 110, 122, 144:
+		return nil
+	}
+	rec := e.AvcC.DecConfRec
+	rec.NoTrailingInfo = true
+	var buf bytes.Buffer
+	if err := rec.Encode(&buf); err != nil {
+		return fmt.Errorf("read encoder output: %w", err)
+	}
+	buf.Write([]byte{0xfc | rec.ChromaFormat, 0xf8 | rec.BitDepthLumaMinus1, 0xf8 | rec.BitDepthChromaMinus1, rec.NumSPSExt})
+	for i, child := range e.Children {
+		if child.Type() == "avcC" {
+			e.Children[i] = mp4.CreateUnknownBox("avcC", uint64(8+buf.Len()), buf.Bytes())
+		}
+	}
+	return nil
 }
 
 func (t *Track) samples(moof *mp4.MoofBox, mdat *mp4.MdatBox) ([]Sample, error) {
