@@ -7,6 +7,9 @@ type Catalog struct {
 	Stages map[string]StageInfo
 	// Deliveries are the names of the delivery functions.
 	Deliveries []string
+	// CheckDelivery, when not nil, says what is wrong with giving a delivery
+	// function so many streams.
+	CheckDelivery func(name string, streams int) error
 	// EdgeOptions are the options that a stream may have.
 	EdgeOptions []Param
 }

@@ -84,6 +84,9 @@ type Object struct {
 	SizeBytes int64  `json:"size_bytes"`
 	// PTS is when the picture is shown, for images.
 	PTS int64 `json:"pts,omitempty"`
+	// Output says that the object is in the output's store, not in the one
+	// between the stages.
+	Output bool `json:"output,omitempty"`
 	// Count is the number of video frames in an encoded chunk.
 	Count int `json:"count,omitempty"`
 }

@@ -22,7 +22,7 @@ func film(name string, seconds int64) sprocket.InputMedia {
 		frames[i] = int64(i)
 	}
 	return sprocket.InputMedia{
-		Name: name, EndPTS: seconds * 25, Index: media.NewIndex(frames[:1], frames), Audio: true,
+		Name: name, EndPTS: seconds * 25, Index: media.NewIndex(frames[:min(1, len(frames))], frames), Audio: true,
 		Pixels: sprocket.Pixels{Width: 64, Height: 36, Format: "yuv420p"},
 		Clock:  sprocket.Clock{TimeBase: rational(1, 25), Rate: rational(25, 1), Constant: true},
 	}

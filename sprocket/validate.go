@@ -196,6 +196,8 @@ func (v *validator) checkNodes() {
 		delivery := NormalizeDelivery(n.DeliveryFunction)
 		if delivery != "" && !slices.Contains(v.catalog.Deliveries, delivery) {
 			v.report(path+".delivery_function", suggest(delivery, v.catalog.Deliveries, "there are"), "there is no delivery function %q", n.DeliveryFunction)
+		} else if delivery != "" && v.catalog.CheckDelivery != nil {
+			v.checkDelivery(path, n, delivery)
 		}
 	}
 }
@@ -452,5 +454,22 @@ func (v *validator) checkExternal(prefix, plural string, used []external) {
 	if len(missing) > 0 {
 		v.report(indexPath("$.streams", highest.stream), plural+" are numbered from 0 without gaps",
 			"%s%d is used, but not %s", prefix, highest.index, listed(missing))
+	}
+}
+
+// checkDelivery reports a delivery function that cannot take as many streams as
+// lead to the node.
+func (v *validator) checkDelivery(path string, n NodeSpec, delivery string) {
+	streams := 0
+	for _, st := range v.spec.Streams {
+		if st.Dst.Node() == n.Name {
+			streams++
+		}
+	}
+	if streams == 0 {
+		return // reported as an unconnected port
+	}
+	if err := v.catalog.CheckDelivery(delivery, streams); err != nil {
+		v.report(path+".delivery_function", "", "%v", err)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// ErrBadKey: the key cannot name an object; see CheckKey.
+// ErrBadKey means that the key cannot name an object; see CheckKey.
 var ErrBadKey = errors.New("bad object key")
 
 const (

@@ -40,7 +40,7 @@ const (
 // S3 is a Store in a bucket of S3 or of a server that speaks its protocol.
 type S3 struct {
 	client   *s3.Client
-	uploader *manager.Uploader
+	uploader *manager.Uploader //nolint:staticcheck // its successor is not at version 1 yet
 	bucket   string
 	prefix   string // empty, or ends in a slash
 	address  string
@@ -83,7 +83,7 @@ func openS3(ctx context.Context, u *url.URL, o options) (*S3, error) {
 	}
 	return &S3{
 		client: client,
-		uploader: manager.NewUploader(client, func(m *manager.Uploader) {
+		uploader: manager.NewUploader(client, func(m *manager.Uploader) { //nolint:staticcheck // its successor is not at version 1 yet
 			m.PartSize = partBytes
 			m.Concurrency = uploadConcurrency
 		}),
@@ -217,7 +217,7 @@ func (s *S3) putObject(ctx context.Context, key string, body io.ReadSeeker) erro
 }
 
 func (s *S3) upload(ctx context.Context, key string, body io.Reader) error {
-	_, err := s.uploader.Upload(ctx, &s3.PutObjectInput{Bucket: &s.bucket, Key: s.key(key), Body: body})
+	_, err := s.uploader.Upload(ctx, &s3.PutObjectInput{Bucket: &s.bucket, Key: s.key(key), Body: body}) //nolint:staticcheck // its successor is not at version 1 yet
 	if err == nil {
 		return nil
 	}

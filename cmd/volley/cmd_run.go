@@ -126,7 +126,7 @@ func runPipeline(ctx context.Context, o runOptions, args []string, stdout, stder
 	res, err := job.Run(ctx, cfg)
 	display.Close()
 	if err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && job.CanResume(context.WithoutCancel(ctx), cfg.OutputURL) {
 			fmt.Fprintf(stderr, "Stopped. To go on: volley run --resume %s\n", cfg.OutputURL)
 		}
 		return err
@@ -167,13 +167,18 @@ func (o runOptions) config(args []string) (job.Config, error) {
 	if cfg.Options.Spec, err = loadSpec(args[0]); err != nil {
 		return cfg, err
 	}
+	// A value that the pipespec lacks may come from --set.
+	var setErr error
+	for _, s := range o.set {
+		if err := sprocket.ParseSet(cfg.Options.Spec, cfg.Catalog, s); err != nil {
+			setErr = &usageError{fmt.Errorf("--set %s: %w", s, err)}
+		}
+	}
 	if err := cfg.Options.Spec.Validate(cfg.Catalog); err != nil {
 		return cfg, err
 	}
-	for _, s := range o.set {
-		if err := sprocket.ParseSet(cfg.Options.Spec, cfg.Catalog, s); err != nil {
-			return cfg, &usageError{fmt.Errorf("--set %s: %w", s, err)}
-		}
+	if setErr != nil {
+		return cfg, setErr
 	}
 	if want := cfg.Options.Spec.Inputs(); want != len(args)-1 {
 		return cfg, usagef("pipeline %s takes %s, %d given", args[0], plural(want, "input"), len(args)-1)
@@ -348,7 +353,11 @@ func printResult(w io.Writer, place string, r *job.Result) {
 		fmt.Fprintf(w, "Taken over from the earlier run: %d of %d tasks.\n", r.TasksReplayed, r.Tasks)
 	}
 	for _, out := range r.Outputs {
-		fmt.Fprintf(w, "Output: %s\n", strings.TrimSuffix(place, "/")+"/"+out)
+		base, query, found := strings.Cut(place, "?")
+		if found {
+			query = "?" + query
+		}
+		fmt.Fprintf(w, "Output: %s/%s%s\n", strings.TrimSuffix(base, "/"), out, query)
 	}
 	if !strings.HasPrefix(place, "s3://") {
 		fmt.Fprintf(w, "To watch it: volley serve %s\n", place)

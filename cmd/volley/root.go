@@ -163,4 +163,11 @@ func suggestion(root *cobra.Command, word string) string {
 }
 
 // catalog is what pipelines can be made of.
-func catalog() *sprocket.Catalog { return stage.Catalog(delivery.Names()) }
+func catalog() *sprocket.Catalog {
+	c := stage.Catalog(delivery.Names())
+	c.CheckDelivery = func(name string, streams int) error {
+		_, err := delivery.New(name, streams, delivery.Options{FramesPerTask: 1})
+		return err
+	}
+	return c
+}

@@ -21,7 +21,7 @@ import (
 	"github.com/volley-run/volley/web/ui"
 )
 
-// ErrNoResult: the directory holds nothing that a run has made.
+// ErrNoResult means that the directory holds nothing that a run has made.
 var ErrNoResult = errors.New("no result in directory")
 
 // contentSecurityPolicy lets the page reach nothing but its own origin. Media
@@ -66,7 +66,7 @@ func New(dir string, log *slog.Logger) (*Handler, error) {
 	root, err := os.OpenRoot(abs)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("open result directory %s: %w: give the directory that \"volley run\" wrote (its --out)", dir, fs.ErrNotExist)
+			return nil, fmt.Errorf("%w %s: %w; give the directory that \"volley run\" wrote (its -o)", ErrNoResult, dir, fs.ErrNotExist)
 		}
 		return nil, fmt.Errorf("open result directory %s: %w", dir, err)
 	}
@@ -81,7 +81,7 @@ func New(dir string, log *slog.Logger) (*Handler, error) {
 func (h *Handler) prepare(dir string) error {
 	if _, err := list(h.root.FS(), h.name, time.Now()); err != nil {
 		if errors.Is(err, ErrNoResult) {
-			return fmt.Errorf("%w %s: found no %s, %s, %s, %s or %s; give the directory that \"volley run\" wrote (its --out), or start a run first",
+			return fmt.Errorf("%w %s: found no %s, %s, %s, %s or %s; give the directory that \"volley run\" wrote (its -o), or start a run first",
 				ErrNoResult, dir, manifestFile, playlistFile, joinedFile, imageListFile, resultFile)
 		}
 		return err

@@ -43,7 +43,7 @@ func Bars(path string, fig Figure, groups []string, series []Series) error {
 			return fmt.Errorf("plot bars %q: %w", fig.Title, err)
 		}
 		bars.Color = seriesColor(i)
-		bars.LineStyle.Width = 0
+		bars.Width = 0
 		p.Add(bars)
 		legend.Add(s.Name, bars)
 		if len(tops.XYs) == 0 {

@@ -81,11 +81,11 @@ func newPlot(fig Figure) *plot.Plot {
 		axis.Label.Padding = 6
 		axis.Tick.Label.Font = sans(10)
 		axis.Tick.Label.Color = gray(ink)
-		axis.LineStyle.Color = gray(muted)
-		axis.Tick.LineStyle.Color = gray(muted)
+		axis.Color = gray(muted)
+		axis.Tick.Color = gray(muted)
 		axis.Padding = 0
 	}
-	p.Y.LineStyle.Width = 0 // the rules of the grid do its work
+	p.Y.Width = 0 // the rules of the grid do its work
 	p.Y.Tick.Length = 0
 	grid := plotter.NewGrid()
 	grid.Vertical.Color = nil
@@ -143,7 +143,7 @@ func save(path string, p *plot.Plot, legend *plot.Legend) error {
 
 func paint(c draw.Canvas, p *plot.Plot, legend *plot.Legend) {
 	c.SetColor(color.White)
-	c.Fill(c.Rectangle.Path())
+	c.Fill(c.Path())
 	c = draw.Crop(c, margin, -margin, margin, -margin)
 	if legend != nil {
 		room := legend.Rectangle(c).Size().X

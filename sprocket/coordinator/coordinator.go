@@ -164,7 +164,8 @@ type taskState struct {
 	node     *nodeState
 	task     sprocket.Task
 	chunk    int64
-	attempts int
+	attempts int   // workers that it was given to
+	tries    int   // times that it failed
 	frames   int64 // so far, in this attempt
 	result   stage.Result
 }
@@ -182,6 +183,8 @@ type workerState struct {
 	task    *taskState
 	// ending means that the worker was killed or hung up: it gets no more work.
 	ending bool
+	// dropped means that it was killed only because it failed at a task.
+	dropped bool
 }
 
 // objectUse counts how many of an object's frames its consumers have done with.

@@ -20,7 +20,8 @@ type TaskError struct {
 	Node, Stage string
 	Seq         int64
 	// Where is the stretch of input, for people.
-	Where    string
+	Where string
+	// Attempts is how often it was tried, repeated commands included.
 	Attempts int
 	Kind     stage.FailureKind
 	Cause    string
@@ -68,14 +69,17 @@ func (c *Coordinator) lost(ctx context.Context, w *workerState, how *exit) error
 		return w.end()
 	}
 	delete(c.workers, w.id)
-	if w.sess == nil {
+	if w.sess == nil && !w.ending {
 		c.badStarts++
 		c.lastTail = how.tail
 	} else {
 		c.stats.alive += time.Since(w.since)
-		c.stats.lost++
+		if !w.dropped {
+			c.stats.lost++
+		}
 	}
 	if t := w.task; t != nil {
+		t.tries++
 		t.node.running--
 		w.task = nil
 		cause := "the worker was lost"
@@ -84,7 +88,7 @@ func (c *Coordinator) lost(ctx context.Context, w *workerState, how *exit) error
 		}
 		c.cfg.Log.Warn("worker lost", "worker", w.id, "node", t.node.name, "task", t.task.Seq, "step", w.step.String(), "error", how.err)
 		if t.attempts >= c.cfg.Attempts {
-			return c.taskError(t, t.attempts, &workerpb.Failure{Kind: string(stage.FailureTransient), Message: cause, LogTail: how.tail})
+			return c.taskError(t, &workerpb.Failure{Kind: string(stage.FailureTransient), Message: cause, LogTail: how.tail})
 		}
 		heap.Push(&c.pending, t)
 	}
@@ -170,22 +174,20 @@ func (c *Coordinator) failed(w *workerState, f *workerpb.Failure) error {
 	t := w.task
 	kind := stage.FailureKind(f.Kind)
 	c.cfg.Log.Warn("command failed", "worker", w.id, "node", t.node.name, "task", t.task.Seq, "step", w.step.String(), "kind", f.Kind, "error", f.Message)
+	t.tries++
 	if kind != stage.FailureNoSpace && !w.resent {
 		w.resent = true
 		c.command(w)
 		return nil
 	}
 	if kind != stage.FailureTransient || t.attempts >= c.cfg.Attempts {
-		tries := t.attempts
-		if w.resent {
-			tries++
-		}
-		return c.taskError(t, tries, f)
+		return c.taskError(t, f)
 	}
 	t.node.running--
 	w.step, w.task = stepIdle, nil
 	heap.Push(&c.pending, t)
-	// Another worker should get it: this one becomes a fresh one.
+	// Another worker should get it: this one is replaced by a fresh one.
+	w.dropped = true
 	return w.end()
 }
 
@@ -195,7 +197,7 @@ func (w *workerState) end() error {
 	return w.handle.Kill()
 }
 
-func (c *Coordinator) taskError(t *taskState, tries int, f *workerpb.Failure) error {
+func (c *Coordinator) taskError(t *taskState, f *workerpb.Failure) error {
 	start, end := t.task.Range()
 	tb := c.job.Plan.TimeBase
 	where := fmt.Sprintf("%.3f s to %.3f s", tb.Seconds(start), tb.Seconds(end))
@@ -206,7 +208,7 @@ func (c *Coordinator) taskError(t *taskState, tries int, f *workerpb.Failure) er
 	}
 	return &TaskError{
 		Node: t.node.name, Stage: f.Stage, Seq: t.task.Seq, Where: where,
-		Attempts: tries, Kind: stage.FailureKind(f.Kind), Cause: f.Message, LogTail: f.LogTail,
+		Attempts: t.tries, Kind: stage.FailureKind(f.Kind), Cause: f.Message, LogTail: f.LogTail,
 	}
 }
 

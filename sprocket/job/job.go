@@ -5,12 +5,14 @@ package job
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -207,6 +209,10 @@ func (r *run) close() error {
 
 // makePlan plans, or takes the plan of the run that is resumed.
 func (r *run) makePlan(ctx context.Context) error {
+	if r.cfg.Options.WorkURL != "" && !r.cfg.Resume {
+		// Several runs may share a store.
+		r.cfg.Options.WorkURL = below(r.cfg.Options.WorkURL, "volley-"+rand.Text()[:12])
+	}
 	opts := r.cfg.Options
 	r.workURL = opts.WorkURL
 	if r.workURL == "" {
@@ -268,7 +274,7 @@ func (r *run) execute(ctx context.Context) error {
 		names[i] = s.Name()
 	}
 	err = r.coord.Run(ctx, coordinator.Job{
-		Plan: r.plan, Roles: roles, Sound: sound, Deliveries: r.cfg.Deliveries, Journal: r.output.journal(ctx),
+		Plan: r.plan, Roles: roles, Sound: sound, Deliveries: r.cfg.Deliveries, Journal: r.output.journal(ctx, r.work),
 		Work: r.work, InputNames: names,
 		OnOutput: func(ctx context.Context, n int, it sprocket.Item) error {
 			defer r.notePlayable()
@@ -410,12 +416,33 @@ func (r *run) cleanWork(ctx context.Context) error {
 	if r.cfg.Options.WorkURL == "" {
 		return nil // it goes with the run's state
 	}
-	for _, prefix := range []string{"frames/", "results/"} {
-		if err := deleteAll(ctx, r.work, prefix); err != nil {
-			return err
-		}
+	if err := deleteAll(ctx, r.work, ""); err != nil {
+		return err
+	}
+	if dir, ok := strings.CutPrefix(r.work.URL(), "file://"); ok {
+		return os.RemoveAll(dir)
 	}
 	return nil
+}
+
+// below returns the address of a place inside the store at address.
+func below(address, name string) string {
+	base, query, found := strings.Cut(address, "?")
+	base = strings.TrimSuffix(base, "/") + "/" + name
+	if found {
+		base += "?" + query
+	}
+	return base
+}
+
+// CanResume reports whether there is an unfinished run in the output's place.
+func CanResume(ctx context.Context, outputURL string) bool {
+	st, err := store.Open(ctx, outputURL)
+	if err != nil {
+		return false
+	}
+	_, err = st.Stat(ctx, stateFile)
+	return err == nil
 }
 
 // outputError marks errors of the output's place as such.

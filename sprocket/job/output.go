@@ -207,12 +207,7 @@ func (o *outputPlace) workURL() string {
 	if o.dir != "" {
 		return filepath.Join(o.dir, stateDir, "work")
 	}
-	base, query, found := strings.Cut(o.store.URL(), "?")
-	base = strings.TrimSuffix(base, "/") + "/" + stateDir + "work"
-	if found {
-		base += "?" + query
-	}
-	return base
+	return below(o.store.URL(), stateDir+"work")
 }
 
 // saveState writes run.json.
@@ -280,13 +275,15 @@ func readObject(ctx context.Context, st store.Store, key string) ([]byte, error)
 
 // journal returns the record of finished tasks. Each is an object of its own,
 // so that it is there whole or not at all, on any store.
-func (o *outputPlace) journal(ctx context.Context) coordinator.Journal {
-	return &journal{ctx: ctx, store: o.store}
+// work is the store between the stages.
+func (o *outputPlace) journal(ctx context.Context, work store.Store) coordinator.Journal {
+	return &journal{ctx: ctx, store: o.store, work: work}
 }
 
 type journal struct {
 	ctx   context.Context
 	store store.Store
+	work  store.Store
 	known map[string]bool // keys from earlier runs; nil until listed
 }
 
@@ -294,8 +291,9 @@ func journalKey(node string, seq int64) string {
 	return fmt.Sprintf("%s%s/%08d.json", journalDir, node, seq)
 }
 
-// Lookup implements coordinator.Journal. A record counts only if the results
-// that it names are still there.
+// Lookup implements coordinator.Journal. A record counts only if the chunks and
+// images that it names are still there. Frames may be gone: they are deleted
+// once the tasks that used them are recorded themselves.
 func (j *journal) Lookup(node string, seq int64) (stage.Result, bool) {
 	if j.known == nil {
 		j.known = map[string]bool{}
@@ -318,12 +316,14 @@ func (j *journal) Lookup(node string, seq int64) (stage.Result, bool) {
 	if err := json.Unmarshal(text, &res); err != nil {
 		return stage.Result{}, false
 	}
-	if res.Item.Type == sprocket.Chunks || res.Item.Type == sprocket.Images {
-		for _, obj := range res.Item.Objects {
-			info, err := j.store.Stat(j.ctx, obj.Key)
-			if err != nil || info.SizeBytes != obj.SizeBytes {
-				return stage.Result{}, false
-			}
+	for _, obj := range res.Item.Objects {
+		place := j.work
+		if obj.Output {
+			place = j.store
+		}
+		info, err := place.Stat(j.ctx, obj.Key)
+		if err != nil || info.SizeBytes != obj.SizeBytes {
+			return stage.Result{}, false
 		}
 	}
 	return res, true
@@ -371,9 +371,12 @@ func (o *outputPlace) release() error {
 		errs = append(errs, os.Remove(filepath.Join(o.dir, lockName)), o.lock.Close())
 		o.lock = nil
 	}
+	if o.dir != "" {
+		// The store's own, empty by now.
+		_ = os.Remove(filepath.Join(o.dir, ".tmp"))
+	}
 	if o.made {
 		// Left empty, it was of no use.
-		_ = os.RemoveAll(filepath.Join(o.dir, ".tmp"))
 		_ = os.Remove(o.dir)
 	}
 	return errors.Join(errs...)

@@ -37,7 +37,7 @@ func openHTTP(ctx context.Context, u *url.URL) (*Source, error) {
 		url:    u,
 		name:   publicName(u.String()),
 	}
-	head, resp, err := o.open(ctx)
+	head, modified, err := o.open(ctx)
 	if err != nil {
 		o.close()
 		return nil, err
@@ -46,7 +46,7 @@ func openHTTP(ctx context.Context, u *url.URL) (*Source, error) {
 	s.identity = fmt.Sprintf("%d bytes", o.size)
 	if o.etag != "" {
 		s.identity += ", ETag " + o.etag
-	} else if modified := resp.Header.Get("Last-Modified"); modified != "" {
+	} else if modified != "" {
 		s.identity += ", " + modified
 	}
 	s.read.Add(int64(len(head)))
@@ -55,10 +55,10 @@ func openHTTP(ctx context.Context, u *url.URL) (*Source, error) {
 }
 
 // open asks for the first block, learns the size from the answer and returns
-// the block.
-func (o *httpOrigin) open(ctx context.Context) (head []byte, resp *http.Response, err error) {
+// the block and when the server says the input was modified.
+func (o *httpOrigin) open(ctx context.Context) (head []byte, modified string, err error) {
 	err = retry(ctx, func(ctx context.Context) error {
-		resp, err = o.get(ctx, 0, blockBytes)
+		resp, err := o.get(ctx, 0, blockBytes)
 		if err != nil {
 			return err
 		}
@@ -70,11 +70,11 @@ func (o *httpOrigin) open(ctx context.Context) (head []byte, resp *http.Response
 		if err != nil {
 			return err
 		}
-		o.size, o.etag = size, resp.Header.Get("ETag")
+		o.size, o.etag, modified = size, resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
 		head = make([]byte, min(size, blockBytes))
 		return o.fill(resp, head)
 	})
-	return head, resp, err
+	return head, modified, err
 }
 
 func (o *httpOrigin) fetch(ctx context.Context, p []byte, off int64) error {

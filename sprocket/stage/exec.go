@@ -74,6 +74,9 @@ func (t *execTask) Process(ctx context.Context) error {
 			return err
 		}
 	}
+	if n := len(t.role.Node.Upstreams); n != 1 {
+		return &Failure{Kind: FailureConfig, Stage: t.stage.Node, Err: fmt.Errorf("exec takes one stream, frames or chunks; this node has %d", n)}
+	}
 	start, end := t.task.Range()
 	d := execDescription{
 		Node: t.stage.Node, Task: t.task.Seq, Chunk: t.task.Chunk(), TimeBase: t.role.TimeBase, Start: start, End: end,
@@ -137,7 +140,11 @@ func (t *execTask) writeChunks(ctx context.Context) ([]madeFile, error) {
 			return nil, &Failure{Kind: FailureConfig, Stage: t.stage.Node, Err: errors.New("exec cannot take chunks of an input as they are, because a chunk need not begin at a key frame; put decode (and encode) before it")}
 		}
 		for _, obj := range it.Objects {
-			r, err := t.env.Work.Get(ctx, obj.Key, 0, -1)
+			from := t.env.Work
+			if obj.Output {
+				from = t.env.Output
+			}
+			r, err := from.Get(ctx, obj.Key, 0, -1)
 			if err != nil {
 				return nil, err
 			}
@@ -381,7 +388,7 @@ func (t *execTask) Emit(ctx context.Context) (Result, error) {
 	it := sprocket.Item{Type: sprocket.Images, Seq: t.task.Seq, Chunk: t.task.Chunk(), Start: start, End: end}
 	res := Result{Frames: len(t.made), BytesRead: t.bytesRead}
 	for _, f := range t.made {
-		obj := sprocket.Object{Key: t.resultKey(fmt.Sprintf("images/%06d-%s", t.task.Seq, filepath.Base(f.File))), PTS: f.PTS}
+		obj := sprocket.Object{Key: t.resultKey(fmt.Sprintf("images/%06d-%s", t.task.Seq, filepath.Base(f.File))), PTS: f.PTS, Output: t.role.Node.OutputIndex >= 0}
 		var err error
 		if obj.SizeBytes, err = t.resultStore().PutFile(ctx, obj.Key, filepath.Join(t.out, f.File)); err != nil {
 			return Result{}, &Failure{Kind: KindOf(err), Stage: t.stage.Node, Err: err}

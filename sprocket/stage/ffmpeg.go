@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -117,7 +118,7 @@ func (l *ffmpegLog) read(r io.Reader, frame func(int)) {
 		} else if line != "" {
 			// The description of inputs and outputs is no news.
 			header = strings.HasPrefix(line, " ") && header || strings.HasPrefix(line, "Input #") || strings.HasPrefix(line, "Output #") || strings.HasPrefix(line, "Stream mapping")
-			if !header && !strings.HasPrefix(line, "frame=") && !strings.HasPrefix(line, "video:") && !strings.HasPrefix(line, "[libx26") {
+			if !header && !strings.HasPrefix(line, "frame=") && !strings.HasPrefix(line, "size=") && !strings.HasPrefix(line, "video:") && !strings.HasPrefix(line, "[libx26") {
 				l.tail = append(l.tail, line)
 				if len(l.tail) > tailLines {
 					l.tail = l.tail[1:]
@@ -177,12 +178,19 @@ func (l *ffmpegLog) failure(waitErr error) *Failure {
 	return f
 }
 
+// speaker is what FFmpeg puts before a line: the part of it that speaks, with its
+// address in memory.
+var speaker = regexp.MustCompile(`^(\[[^\]]* @ 0x[0-9a-f]+\] )+`)
+
 // cause picks the line that says most.
 func (l *ffmpegLog) cause() string {
 	vague := []string{"Conversion failed", "Last message repeated", "Error initializing complex filters", "Error while filtering", "Error reinitializing filters", "Failed to inject", "Error initializing output stream", "maybe incorrect parameters"}
+	// What an error number says, alone on a line, repeats the line before it.
+	numbers := []string{"Invalid argument", "Option not found", "Operation not permitted", "Invalid data found when processing input"}
 	for i := len(l.tail) - 1; i >= 0; i-- {
-		if !containsAny(l.tail[i], vague...) {
-			return strings.TrimSpace(l.tail[i])
+		line := strings.TrimSpace(l.tail[i])
+		if !containsAny(line, vague...) && !slices.Contains(numbers, line) {
+			return speaker.ReplaceAllString(line, "")
 		}
 	}
 	if len(l.tail) > 0 {

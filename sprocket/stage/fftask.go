@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/volley-run/volley/sprocket"
@@ -73,6 +74,8 @@ type port struct {
 	// what, for messages.
 	expect int
 	where  string
+	// last is the time of the last frame, where that is known.
+	last *int64
 }
 
 // Process runs FFmpeg.
@@ -124,7 +127,7 @@ func (t *ffmpegTask) Process(ctx context.Context) error {
 	// Only the first stream is read to its end in any case.
 	if got, p := t.log.sourceFrames[0], ports[0]; p.expect >= 0 && got != p.expect {
 		return &Failure{Kind: FailureInput, Stage: t.role.Node.Stages[0].Node, LogTail: t.log.tail,
-			Err: fmt.Errorf("decoded %d of the %d frames in %s: the file is damaged there, or its index is wrong", got, p.expect, p.where)}
+			Err: fmt.Errorf("decoded %d of the %d frames in %s: the file is damaged there, or its index is wrong%s", got, p.expect, p.where, t.concealHint())}
 	}
 	return nil
 }
@@ -145,10 +148,18 @@ func (t *ffmpegTask) explain(err error, ports []port) error {
 			}
 		}
 	}
-	if f.Kind == FailureInput && ports[0].where != "" {
-		f.Err = fmt.Errorf("%s: %w", ports[0].where, f.Err)
+	if f.Kind == FailureInput {
+		f.Err = fmt.Errorf("%w, in %s%s", f.Err, ports[0].where, t.concealHint())
 	}
 	return f
+}
+
+// concealHint says how to go on with a damaged input.
+func (t *ffmpegTask) concealHint() string {
+	if u := t.role.Node.Stages[0]; u.Stage == "decode" {
+		return fmt.Sprintf("; get a whole copy, or go on with what can be decoded by --set %s.errors=conceal", u.Node)
+	}
+	return ""
 }
 
 // clock is that of the input which the node follows.
@@ -166,6 +177,7 @@ func (t *ffmpegTask) streamOf(port int) int {
 // nothing to do.
 func (t *ffmpegTask) ports() ([]port, error) {
 	var ports []port
+	var until *int64
 	for i, items := range t.task.Inputs {
 		var p port
 		var err error
@@ -175,7 +187,7 @@ func (t *ffmpegTask) ports() ([]port, error) {
 		case slices.ContainsFunc(items, func(it sprocket.Item) bool { return it.Source != nil || len(it.Objects) > 0 }):
 			return nil, &Failure{Kind: FailureConfig, Stage: t.role.Node.Stages[0].Node, Err: errors.New("the stage takes one chunk of an input, or frames, at a time; use the delivery function \"default\"")}
 		default:
-			p, err = t.framesPort(i, items)
+			p, err = t.framesPort(i, items, until)
 		}
 		if err != nil {
 			return nil, err
@@ -183,6 +195,7 @@ func (t *ffmpegTask) ports() ([]port, error) {
 		if p.args == nil {
 			break
 		}
+		until = p.last
 		ports = append(ports, p)
 	}
 	return ports, nil
@@ -191,8 +204,11 @@ func (t *ffmpegTask) ports() ([]port, error) {
 func (t *ffmpegTask) sourcePort(i int, r sprocket.SourceRange) port {
 	in := t.role.Inputs[r.Input]
 	args := []string{"-threads", "1"}
+	expect := r.Frames
 	if t.role.Node.Stages[0].Params.String("errors") == "fail" {
 		args = append(args, "-xerror", "-err_detect", "explode")
+	} else {
+		expect = -1 // some may be beyond concealing
 	}
 	// A seek target is in microseconds: round up, so that it is not before the
 	// key frame.
@@ -207,14 +223,15 @@ func (t *ffmpegTask) sourcePort(i int, r sprocket.SourceRange) port {
 		until = fmt.Sprintf("%.3f s", in.Clock.TimeBase.Seconds(r.EndPTS))
 	}
 	return port{
-		args: args, pixels: in.Pixels, expect: r.Frames,
+		args: args, pixels: in.Pixels, expect: expect,
 		filter: sourceFilter(i, r, in.Clock, t.role.TimeBase),
 		where:  fmt.Sprintf("input %s from %.3f s to %s", in.Name, in.Clock.TimeBase.Seconds(r.LeadPTS), until),
 	}
 }
 
 // framesPort reads frames items back: one object, or several in a row.
-func (t *ffmpegTask) framesPort(i int, items []sprocket.Item) (port, error) {
+// Frames after until, if given, are left out.
+func (t *ffmpegTask) framesPort(i int, items []sprocket.Item, until *int64) (port, error) {
 	var ranges []sprocket.FrameRange
 	var pts []int64
 	var px *sprocket.Pixels
@@ -229,13 +246,19 @@ func (t *ffmpegTask) framesPort(i int, items []sprocket.Item) (port, error) {
 			px = it.Pixels
 		}
 	}
-	if len(ranges) == 0 {
+	if len(ranges) > 0 && until != nil {
+		// Filters that join streams would go on with the later frames of this
+		// one, once the first stream has ended.
+		last := sort.Search(len(pts), func(k int) bool { return pts[k] > *until })
+		pts = pts[:last]
+	}
+	if len(ranges) == 0 || len(pts) == 0 {
 		return port{}, nil
 	}
 	if px == nil {
 		return port{}, errors.New("frames without a description of their pixels")
 	}
-	p := port{pixels: *px, expect: len(pts), filter: framesFilter(i, pts, *px, t.role.TimeBase), where: "frames of the stage before"}
+	p := port{pixels: *px, expect: len(pts), last: &pts[len(pts)-1], filter: framesFilter(i, pts, *px, t.role.TimeBase), where: "frames of the stage before"}
 	if len(ranges) == 1 {
 		p.args = []string{"-copyts", "-f", "nut", "-i", t.files[ranges[0].Key].path}
 		return p, nil
@@ -466,7 +489,7 @@ func (t *ffmpegTask) Emit(ctx context.Context) (Result, error) {
 	case len(t.log.pts) == 0:
 	case it.Type == sprocket.Chunks:
 		it.Start, it.End, it.Init = t.segmentStart, t.end, t.init
-		obj := sprocket.Object{Key: t.resultKey(media.SegmentKey(t.segmentStart)), PTS: t.segmentStart, Count: t.samples}
+		obj := sprocket.Object{Key: t.resultKey(media.SegmentKey(t.segmentStart)), PTS: t.segmentStart, Count: t.samples, Output: t.role.Node.OutputIndex >= 0}
 		obj.SizeBytes, err = t.resultStore().Put(ctx, obj.Key, bytes.NewReader(t.segment))
 		it.Objects = []sprocket.Object{obj}
 	case it.Type == sprocket.Images:
@@ -492,7 +515,7 @@ func (t *ffmpegTask) emitPictures(ctx context.Context) ([]sprocket.Object, error
 	format := t.sink().Params.String("format")
 	var objects []sprocket.Object
 	for i, pts := range t.log.pts {
-		obj := sprocket.Object{Key: t.resultKey(media.ImageName(t.role.TimeBase.Duration(pts), format)), PTS: pts}
+		obj := sprocket.Object{Key: t.resultKey(media.ImageName(t.role.TimeBase.Duration(pts), format)), PTS: pts, Output: t.role.Node.OutputIndex >= 0}
 		var err error
 		obj.SizeBytes, err = t.resultStore().PutFile(ctx, obj.Key, filepath.Join(t.env.Dir, fmt.Sprintf("picture-%06d.%s", i+1, format)))
 		if err != nil {

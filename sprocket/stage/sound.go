@@ -44,6 +44,11 @@ func (t *soundTask) Process(ctx context.Context) error {
 	args = append(args, "-i", in.URL, "-map", fmt.Sprintf("0:%d", a.Stream))
 	if copied(a.Codec) {
 		args = append(args, "-c:a", "copy")
+		if a.Codec == "aac" {
+			// MPEG-TS puts a header before every packet that MP4 does not know;
+			// packets without one pass unchanged.
+			args = append(args, "-bsf:a", "aac_adtstoasc")
+		}
 	} else {
 		args = append(args, "-c:a", "aac", "-b:a", fmt.Sprintf("%dk", 64*max(1, min(a.Channels, 6))), "-af", "aresample=async=1:min_hard_comp=0.1")
 	}

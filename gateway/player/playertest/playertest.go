@@ -18,7 +18,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// ErrNoBrowser: there is no Chromium on this machine.
+// ErrNoBrowser means that there is no Chromium on this machine.
 var ErrNoBrowser = errors.New("no chromium")
 
 // Report is how one playback went. Times on the media's clock are in the
