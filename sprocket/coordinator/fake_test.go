@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-
-	"crypto/tls"
 
 	"github.com/volley-run/volley/sprocket"
 	"github.com/volley-run/volley/sprocket/delivery"
@@ -41,12 +40,10 @@ type fakePlatform struct {
 
 	mu    sync.Mutex
 	specs []WorkerSpec
-	// started counts Process commands and emitted Emit commands that succeeded,
-	// by task.
-	processed, emitted map[string]int
-	order              []string // tasks as they were fetched
-	ended              int
-	killed             int
+	// processed counts the Process commands by task.
+	processed map[string]int
+	order     []string // tasks as they were fetched
+	ended     int
 }
 
 // fakeCommand is what a fake worker was told.
@@ -55,8 +52,6 @@ type fakeCommand struct {
 	step   step
 	role   stage.Role
 	task   sprocket.Task
-	// nth counts the command among those of the same step and task, from 1.
-	nth int
 }
 
 func (c fakeCommand) id() string { return fmt.Sprintf("%s/%d", c.role.Node.Name, c.task.Seq) }
@@ -100,15 +95,11 @@ type fakeWorker struct {
 
 	role stage.Role
 	task sprocket.Task
-	nth  map[string]int
 }
 
 func (w *fakeWorker) Wait() error { <-w.done; return w.err }
 
 func (w *fakeWorker) Kill() error {
-	w.platform.mu.Lock()
-	w.platform.killed++
-	w.platform.mu.Unlock()
 	w.cancel()
 	return nil
 }
@@ -150,7 +141,6 @@ func (w *fakeWorker) work(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	w.nth = map[string]int{}
 	for {
 		cmd, err := stream.Recv()
 		if errors.Is(err, io.EOF) || cmd.GetExit() != nil {
@@ -170,7 +160,7 @@ func (w *fakeWorker) handle(ctx context.Context, stream grpc.BidiStreamingClient
 	if err != nil {
 		return err
 	}
-	at.nth = w.count(at)
+	w.count(at)
 	var o outcome
 	if w.platform.react != nil {
 		o = w.platform.react(at)
@@ -239,25 +229,20 @@ func (w *fakeWorker) take(cmd *workerpb.Command) (fakeCommand, error) {
 	return at, nil
 }
 
-func (w *fakeWorker) count(at fakeCommand) int {
+func (w *fakeWorker) count(at fakeCommand) {
 	p := w.platform
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.processed == nil {
-		p.processed, p.emitted = map[string]int{}, map[string]int{}
+		p.processed = map[string]int{}
 	}
-	key := fmt.Sprint(at.step, at.id())
-	w.nth[key]++
 	switch at.step {
 	case stepFetch:
 		p.order = append(p.order, at.id())
 	case stepProcess:
 		p.processed[at.id()]++
-	case stepEmit:
-		p.emitted[at.id()]++
-	case stepIdle, stepRole:
+	case stepIdle, stepRole, stepEmit:
 	}
-	return w.nth[key]
 }
 
 // emit makes the result: frames in an object, or an encoded chunk.

@@ -52,19 +52,22 @@ const progressEvery = 200 * time.Millisecond
 // Run connects and works until the coordinator says so or is gone. It returns
 // nil after an orderly end.
 func Run(ctx context.Context, cfg Config) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	conn, err := grpc.NewClient(cfg.Address,
-		grpc.WithTransportCredentials(credentials.NewTLS(pinned(cfg.Fingerprint))),
+		grpc.WithTransportCredentials(credentials.NewTLS(pinned(cfg.Fingerprint, cancel))),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)))
 	if err != nil {
 		return fmt.Errorf("connect to coordinator: %w", err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	callCtx := metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+cfg.Token)
 	stream, err := workerpb.NewCoordinatorClient(conn).Attach(callCtx, grpc.WaitForReady(true))
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
 		return fmt.Errorf("attach to coordinator: %w", err)
 	}
 	w := &worker{cfg: cfg, stream: stream}
@@ -72,7 +75,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := w.send(&workerpb.Report{Kind: &workerpb.Report_Hello{Hello: &workerpb.Hello{Worker: cfg.Worker, Pid: int64(os.Getpid()), Version: cfg.Version}}}); err != nil {
 		return err
 	}
-	err = w.loop(ctx, cancel)
+	err = w.loop(ctx, func() { cancel(nil) })
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
@@ -83,8 +86,12 @@ func Run(ctx context.Context, cfg Config) error {
 // the times of all its frames.
 const MaxMessageBytes = 64 << 20
 
-// pinned accepts exactly the certificate with this fingerprint.
-func pinned(fingerprint string) *tls.Config {
+// errImpostor means that something else answers at the coordinator's address.
+var errImpostor = errors.New("the coordinator's certificate is not the expected one")
+
+// pinned accepts exactly the certificate with this fingerprint. It calls
+// refused for any other one, since trying again would not help.
+func pinned(fingerprint string, refused context.CancelCauseFunc) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// The certificate is checked below, against its fingerprint: there is
@@ -96,7 +103,8 @@ func pinned(fingerprint string) *tls.Config {
 			}
 			sum := sha256.Sum256(raw[0])
 			if subtle.ConstantTimeCompare([]byte(hex.EncodeToString(sum[:])), []byte(fingerprint)) != 1 {
-				return errors.New("the coordinator's certificate is not the expected one")
+				refused(errImpostor)
+				return errImpostor
 			}
 			return nil
 		},
