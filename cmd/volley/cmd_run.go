@@ -237,8 +237,8 @@ func parseChunk(s string) (time.Duration, error) {
 	if err != nil {
 		return 0, usagef("--chunk %s: must be auto or a duration such as 1s or 500ms", s)
 	}
-	if d < 10*time.Millisecond || d > time.Hour {
-		return 0, usagef("--chunk %s: must be between 10ms and 1h", s)
+	if d < 10*time.Millisecond || d > 5*time.Minute {
+		return 0, usagef("--chunk %s: must be between 10ms and 5m (a chunk is held in memory while it is encoded)", s)
 	}
 	return d, nil
 }
@@ -304,13 +304,16 @@ func snapshot(p job.Progress) progress.Snapshot {
 	return s
 }
 
-// remaining guesses how long the run will still take, from the frames that the
-// slowest node has to go.
+// remaining guesses how long the run will still take: from the tasks that are
+// left, or where their number is not known yet from what was published.
 func remaining(p job.Progress) (time.Duration, bool) {
 	var done, total int
 	for _, n := range p.Nodes {
 		if n.Total < 0 {
-			return 0, false
+			if p.Published <= 0 {
+				return 0, false
+			}
+			return time.Duration(float64(p.Elapsed) * float64(p.Planned-p.Published) / float64(p.Published)), true
 		}
 		done, total = done+n.Done, total+n.Total
 	}
