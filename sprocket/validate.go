@@ -17,6 +17,7 @@ func (s *Spec) Validate(c *Catalog) error {
 	v.checkStreams()
 	v.checkExternal("input_", "inputs", v.inputs)
 	v.checkExternal("output_", "outputs", v.outputs)
+	v.checkSources()
 	v.checkGraph()
 	if len(v.problems) == 0 {
 		return nil
@@ -471,5 +472,36 @@ func (v *validator) checkDelivery(path string, n NodeSpec, delivery string) {
 	}
 	if err := v.catalog.CheckDelivery(delivery, streams); err != nil {
 		v.report(path+".delivery_function", "", "%v", err)
+	}
+}
+
+// checkSources reports nodes that would have to emit two kinds of items, or fill
+// two outputs of the pipeline: a task has one result.
+func (v *validator) checkSources() {
+	type use struct{ id, output string }
+	uses := map[string]use{}
+	for i, st := range v.spec.Streams {
+		node, id, ok := st.Src.Split()
+		n := v.nodes[node]
+		if !ok || n == nil || !n.known {
+			continue
+		}
+		if _, _, isOutput := n.info.OutputPort(id); !isOutput {
+			continue // reported already
+		}
+		u := uses[node]
+		if u.id != "" && u.id != id {
+			v.report(indexPath("$.streams", i)+".src", "use one, or a second node of the same stage",
+				"node %q emits %s already; it cannot emit %s as well", node, u.id, id)
+		} else if u.id == "" {
+			u.id = id
+		}
+		if _, external := st.Dst.OutputIndex(); external {
+			if u.output != "" && u.output != st.Dst.Node() {
+				v.report(indexPath("$.streams", i)+".dst", "", "node %q fills %s already; each output needs a node of its own", node, u.output)
+			}
+			u.output = st.Dst.Node()
+		}
+		uses[node] = u
 	}
 }
