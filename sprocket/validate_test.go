@@ -56,7 +56,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		{"a node named like an input", pipeline([]string{"input_0 decode", "output_12 encode", "encode encode", "decode decode"}, []string{in, between, out})},
 		{"two nodes of one name", pipeline([]string{"decode decode", "encode encode", "decode decode"}, []string{in, between, out})},
 		{"one node for two outputs of the pipeline", transcodeBy(in, between, out, "encode:chunks output_1:chunks")},
-		{"a node that emits two kinds of items", pipeline([]string{"decode decode", `{"name": "x", "stage": "exec", "config": {"command": "true"}}`, "encode encode"},
+		{"a node that emits two kinds of items", pipeline([]string{"decode decode", `{"name": "x", "stage": "exec", "config": {"command": ["true"]}}`, "encode encode"},
 			[]string{in, "decode:frames x:frames", "x:frames encode:frames", "x:images output_1:images", out})},
 		{"an unknown stage", transcodeWith("x fliter")},
 		{"a stage that is nothing like any", transcodeWith("x transmogrify")},
