@@ -2,6 +2,7 @@ package sprocket
 
 import (
 	"math"
+	"sort"
 	"time"
 )
 
@@ -85,15 +86,10 @@ func (c Clock) Tick(pts int64, tb Rational) int64 {
 // before the first of the latter, out of reach of rounded timestamps.
 func (c Clock) boundary(tick int64, tb Rational) int64 {
 	if !c.Constant {
-		pts := c.OriginPTS + tb.Rescale(tick, c.TimeBase)
 		// Where tb is the coarser one, several times round to the same tick.
-		for c.Tick(pts, tb) < tick {
-			pts++
-		}
-		for c.Tick(pts-1, tb) >= tick {
-			pts--
-		}
-		return pts
+		reach := tb.Rescale(1, c.TimeBase) + 2
+		low := c.OriginPTS + tb.Rescale(tick, c.TimeBase) - reach
+		return low + int64(sort.Search(int(2*reach), func(i int) bool { return c.Tick(low+int64(i), tb) >= tick }))
 	}
 	// Inputs that follow another one are not cut on their own grid.
 	first, step := c.Tick(c.StartPTS, tb), c.Rate.Invert()

@@ -146,7 +146,7 @@ func (t Task) Chunk() int64 {
 // BuildPlan turns a valid spec into a physical plan for these inputs (thesis
 // 2.2.1, 2.2.5). The spec must have passed Validate with the same catalog, and
 // len(inputs) must be s.Inputs(). Inputs that meet in one stage share a grid:
-// the one with the lowest number sets the clock and the others follow it; the
+// that of the stage's first stream sets the clock and the others follow it; the
 // output ends with the shortest unless the stage's parameter "end" is "first".
 func BuildPlan(s *Spec, c *Catalog, inputs []InputMedia, opts PlanOptions) (*Plan, error) {
 	if want := s.Inputs(); len(inputs) != want {
@@ -332,13 +332,13 @@ func (p *Plan) markDepth() {
 	for i := range p.Nodes {
 		n := &p.Nodes[i]
 		n.Follows = -1
-		for _, up := range n.Upstreams {
+		for port, up := range n.Upstreams {
 			follows := up.Input
 			if up.Node >= 0 {
 				n.Depth = max(n.Depth, p.Nodes[up.Node].Depth+1)
 				follows = p.Nodes[up.Node].Follows
 			}
-			if n.Follows < 0 || follows < n.Follows {
+			if port == 0 {
 				n.Follows = follows
 			}
 		}
@@ -350,8 +350,12 @@ func (p *Plan) cutInputs(inputs []InputMedia, opts PlanOptions) error {
 	if len(inputs) == 0 {
 		return errors.New("the pipeline has no input")
 	}
-	leader := p.leaders(len(inputs))
-	p.TimeBase = timeBaseFor(inputs[0].Clock)
+	leader, err := p.leaders(inputs)
+	if err != nil {
+		return err
+	}
+	first := p.Nodes[p.Outputs[0].Node].Follows
+	p.TimeBase = timeBaseFor(inputs[first].Clock)
 	p.Chunks = make([][]Item, len(inputs))
 	for i, in := range inputs {
 		p.Clocks = append(p.Clocks, in.Clock)
@@ -364,9 +368,9 @@ func (p *Plan) cutInputs(inputs []InputMedia, opts PlanOptions) error {
 		if end <= start {
 			return fmt.Errorf("input %s has no frames", in.Name)
 		}
-		first := p.endsWithFirst(i, leader)
+		alone := p.endsWithFirst(i, leader)
 		for j, other := range inputs {
-			if leader[j] == i && j != i && !first {
+			if leader[j] == i && j != i && !alone {
 				end = min(end, p.endOf(other))
 			}
 		}
@@ -383,8 +387,8 @@ func (p *Plan) cutInputs(inputs []InputMedia, opts PlanOptions) error {
 				p.Chunks[j] = p.chunkItems(j, other, cuts, whole && j == i, j != i)
 			}
 		}
-		if i == 0 {
-			p.Start, p.End = start, end
+		if i == first {
+			p.Start = start
 		}
 		p.End = max(p.End, end)
 	}
@@ -418,12 +422,40 @@ func (p *Plan) chunkItems(input int, in InputMedia, cuts []int64, whole, followe
 	return items
 }
 
-// leaders returns, for every input, the lowest input that it meets in a stage:
-// the one whose grid it is cut on.
-func (p *Plan) leaders(inputs int) []int {
-	leader := make([]int, inputs)
-	for i := range leader {
+// leaders returns, for every input, the one whose grid it is cut on: among the
+// inputs that meet in a stage, the one that the output follows, which is that
+// of the stage's first stream.
+func (p *Plan) leaders(inputs []InputMedia) ([]int, error) {
+	group := p.groups(len(inputs))
+	chosen := map[int]int{}
+	for _, out := range p.Outputs {
+		follows := p.Nodes[out.Node].Follows
+		if _, ok := chosen[group[follows]]; !ok {
+			chosen[group[follows]] = follows
+		}
+	}
+	leader := make([]int, len(inputs))
+	for i, g := range group {
 		leader[i] = i
+		if c, ok := chosen[g]; ok {
+			leader[i] = c
+		}
+	}
+	for _, n := range p.Nodes {
+		if want := leader[n.Follows]; len(n.Upstreams) > 1 && n.Follows != want {
+			return nil, fmt.Errorf("node %s: its first stream comes from %s, but the output follows the clock of %s; connect the streams the other way round, or give the result an output of its own",
+				n.Name, inputs[n.Follows].Name, inputs[want].Name)
+		}
+	}
+	return leader, nil
+}
+
+// groups returns a number for every input that is the same for inputs which
+// meet in a stage.
+func (p *Plan) groups(inputs int) []int {
+	group := make([]int, inputs)
+	for i := range group {
+		group[i] = i
 	}
 	reach := make([][]int, len(p.Nodes)) // inputs that a node's output comes from
 	for i, n := range p.Nodes {
@@ -436,16 +468,16 @@ func (p *Plan) leaders(inputs int) []int {
 		}
 		for _, a := range reach[i] {
 			for _, b := range reach[i] {
-				low, high := min(leader[a], leader[b]), max(leader[a], leader[b])
-				for k := range leader {
-					if leader[k] == high {
-						leader[k] = low
+				low, high := min(group[a], group[b]), max(group[a], group[b])
+				for k := range group {
+					if group[k] == high {
+						group[k] = low
 					}
 				}
 			}
 		}
 	}
-	return leader
+	return group
 }
 
 // endsWithFirst reports whether a stage that input i leads asks for the first

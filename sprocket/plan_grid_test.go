@@ -144,7 +144,7 @@ func anyClip(t *rapid.T) clip {
 func planOptions(t *rapid.T) sprocket.PlanOptions {
 	return sprocket.PlanOptions{
 		Chunk: rapid.SampledFrom([]time.Duration{
-			0, 0, 10 * time.Millisecond, 500 * time.Millisecond, time.Second, 1234567 * time.Microsecond, time.Hour,
+			0, 0, 100 * time.Millisecond, 500 * time.Millisecond, time.Second, 1234567 * time.Microsecond, time.Hour,
 		}).Draw(t, "chunk"),
 		Workers: rapid.SampledFrom([]int{0, 1, 2, 3, 8, 64, 1000}).Draw(t, "workers"),
 	}

@@ -235,6 +235,25 @@ func TestTheOutputEndsAsTheStageAsks(t *testing.T) {
 	}
 }
 
+func TestTheFirstStreamOfAStageSetsTheClock(t *testing.T) {
+	crossed := strings.NewReplacer("frames_0", "frames_1", "frames_1", "frames_0").Replace(blended)
+	fast := film("fast", 4)
+	fast.Clock.Rate = rational(50, 1)
+	fast.Clock.TimeBase = rational(1, 50)
+	fast.EndPTS *= 2
+	p := plan(t, spec(t, "a decode; b decode; j blend; e encode", crossed), sprocket.PlanOptions{Workers: 2}, film("slow", 4), fast)
+	if got := p.Nodes[p.Outputs[0].Node].Follows; got != 1 {
+		t.Errorf("the output follows input %d, want 1, which feeds the first stream", got)
+	}
+	if step := p.Clocks[1].FrameTicks(p.TimeBase); p.TimeBase.Seconds(step) != 0.02 {
+		t.Errorf("a frame of the output lasts %d ticks of %v s, want 0.02 s", step, p.TimeBase)
+	}
+	first := p.Chunks[1][0]
+	if p.Chunks[0][0].Start != first.Start || p.Chunks[0][0].End != first.End {
+		t.Errorf("the inputs are cut differently: %+v and %+v", p.Chunks[0][0], first)
+	}
+}
+
 func TestInputsThatNeverMeetAreCutByThemselves(t *testing.T) {
 	s := spec(t, "a decode; b decode; e encode; f encode",
 		"input_0:chunks a:chunks; input_1:chunks b:chunks; a:frames e:frames; b:frames f:frames; e:chunks output_0:chunks; f:chunks output_1:chunks")
@@ -281,6 +300,12 @@ func TestPlanRefuses(t *testing.T) {
 		{
 			"inputs that do not overlap", spec(t, "a decode; b decode; j blend; e encode", blended),
 			[]sprocket.InputMedia{late, film("early", 2)}, "starts after another one has ended",
+		},
+		{
+			"two joins that want different clocks",
+			spec(t, "a decode; b decode; j blend; k blend; e encode; f encode",
+				blended+"; a:frames k:frames_1; b:frames k:frames_0; k:frames f:frames; f:chunks output_1:chunks"),
+			[]sprocket.InputMedia{film("a", 2), film("b", 2)}, "node k: its first stream comes from b",
 		},
 		{
 			"a parameter that is missing",

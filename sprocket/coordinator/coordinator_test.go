@@ -25,7 +25,7 @@ func TestRunTakesEveryChunkThroughEveryNode(t *testing.T) {
 	b := newBed(t, 9, nil)
 	role := stage.Role{Node: sprocket.Node{Name: "audio"}, Audio: &stage.AudioRole{}}
 	b.job.Sound = &role
-	st, err := b.run(t, t.Context())
+	st, err := b.run(t.Context(), t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestALaterChunkDoesNotWaitForAnEarlierOne(t *testing.T) {
 		}
 		close(first)
 	}()
-	if _, err := b.run(t, t.Context()); err != nil {
+	if _, err := b.run(t.Context(), t); err != nil {
 		t.Fatal(err)
 	}
 	<-done
@@ -88,7 +88,7 @@ func TestAFailedCommandIsSentAgainAndThenGoesToAnotherWorker(t *testing.T) {
 				}
 				return outcome{}
 			})
-			st, err := b.run(t, t.Context())
+			st, err := b.run(t.Context(), t)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +111,7 @@ func TestAFailedCommandIsSentAgainAndThenGoesToAnotherWorker(t *testing.T) {
 				}
 				return outcome{}
 			})
-			if _, err := b.run(t, t.Context()); err != nil {
+			if _, err := b.run(t.Context(), t); err != nil {
 				t.Fatal(err)
 			}
 			b.complete(t)
@@ -148,7 +148,7 @@ func TestAPermanentFailureNamesTaskStageRangeAndLog(t *testing.T) {
 				}
 				return outcome{}
 			})
-			_, err := b.run(t, t.Context())
+			_, err := b.run(t.Context(), t)
 			te := AsTaskError(fmt.Errorf("run: %w", err))
 			if te == nil {
 				t.Fatalf("Run: %v, want a TaskError", err)
@@ -183,7 +183,7 @@ func TestAWorkerThatDiesIsReplacedAndItsTaskDoneAgain(t *testing.T) {
 				}
 				return outcome{}
 			})
-			st, err := b.run(t, t.Context())
+			st, err := b.run(t.Context(), t)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -198,7 +198,7 @@ func TestAWorkerThatDiesIsReplacedAndItsTaskDoneAgain(t *testing.T) {
 func TestATaskThatKillsItsWorkersEndsTheRun(t *testing.T) {
 	b := newBed(t, 3, func(cmd fakeCommand) outcome { return outcome{die: cmd.id() == "decode/1" && cmd.step == stepProcess} })
 	b.cfg.Attempts = 2
-	_, err := b.run(t, t.Context())
+	_, err := b.run(t.Context(), t)
 	te := AsTaskError(err)
 	if te == nil || te.Seq != 1 || te.Attempts != 2 || !strings.Contains(te.Cause, errDied.Error()) {
 		t.Fatalf("Run: %v", err)
@@ -221,7 +221,7 @@ func TestASilentWorkerIsKilled(t *testing.T) {
 		return outcome{}
 	})
 	b.cfg.Silence = 300 * time.Millisecond
-	st, err := b.run(t, t.Context())
+	st, err := b.run(t.Context(), t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,20 +234,20 @@ func TestASilentWorkerIsKilled(t *testing.T) {
 func TestWorkersThatNeverConnectEndTheRun(t *testing.T) {
 	b := newBed(t, 3, nil)
 	b.platform.early = errDied
-	_, err := b.run(t, t.Context())
+	_, err := b.run(t.Context(), t)
 	if !errors.Is(err, ErrNoWorkers) || !strings.Contains(err.Error(), "the last words of worker-") {
 		t.Errorf("Run: %v, want ErrNoWorkers with the log", err)
 	}
 	b = newBed(t, 3, nil)
 	b.platform.refuse = errors.New("no more room")
-	if _, err := b.run(t, t.Context()); err == nil || !strings.Contains(err.Error(), "no more room") {
+	if _, err := b.run(t.Context(), t); err == nil || !strings.Contains(err.Error(), "no more room") {
 		t.Errorf("New: %v", err)
 	}
 }
 
 func TestAResultThatCannotBeReadEndsTheRun(t *testing.T) {
 	b := newBed(t, 2, func(cmd fakeCommand) outcome { return outcome{garbage: true} })
-	if _, err := b.run(t, t.Context()); err == nil || !strings.Contains(err.Error(), "read result of worker-") {
+	if _, err := b.run(t.Context(), t); err == nil || !strings.Contains(err.Error(), "read result of worker-") {
 		t.Errorf("Run: %v", err)
 	}
 }
@@ -256,13 +256,13 @@ func TestCallbacksCanEndTheRun(t *testing.T) {
 	stop := errors.New("the output is full")
 	b := newBed(t, 3, nil)
 	b.job.OnOutput = func(context.Context, int, sprocket.Item) error { return stop }
-	if _, err := b.run(t, t.Context()); !errors.Is(err, stop) {
+	if _, err := b.run(t.Context(), t); !errors.Is(err, stop) {
 		t.Errorf("Run: %v", err)
 	}
 	forever := make(chan struct{})
 	b = newBed(t, 3, func(fakeCommand) outcome { return outcome{wait: forever} })
 	b.job.OnTick = func(context.Context) error { return stop }
-	if _, err := b.run(t, t.Context()); !errors.Is(err, stop) {
+	if _, err := b.run(t.Context(), t); !errors.Is(err, stop) {
 		t.Errorf("Run: %v", err)
 	}
 }
@@ -276,7 +276,7 @@ func TestCancellingEndsEverything(t *testing.T) {
 		}
 		return outcome{}
 	})
-	if _, err := b.run(t, ctx); !errors.Is(err, context.Canceled) {
+	if _, err := b.run(ctx, t); !errors.Is(err, context.Canceled) {
 		t.Errorf("Run: %v", err)
 	}
 }
@@ -394,7 +394,7 @@ func TestTheJournalSparesFinishedTasks(t *testing.T) {
 		}
 		return save(ctx, n, it)
 	}
-	if _, err := b.run(t, t.Context()); !errors.Is(err, stop) {
+	if _, err := b.run(t.Context(), t); !errors.Is(err, stop) {
 		t.Fatal(err)
 	}
 	before := len(journal)
@@ -405,7 +405,7 @@ func TestTheJournalSparesFinishedTasks(t *testing.T) {
 	// The second run has the same stores and the same journal.
 	again := newBed(t, 8, nil)
 	again.platform.work, again.work.Store, again.job.Journal = b.platform.work, b.platform.work, journal
-	st, err := again.run(t, t.Context())
+	st, err := again.run(t.Context(), t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -424,7 +424,7 @@ func TestTheJournalSparesFinishedTasks(t *testing.T) {
 	// A third run has nothing left to do.
 	third := newBed(t, 8, func(cmd fakeCommand) outcome { t.Errorf("%s runs again", cmd.id()); return outcome{} })
 	third.platform.work, third.work.Store, third.job.Journal = b.platform.work, b.platform.work, journal
-	if _, err := third.run(t, t.Context()); err != nil {
+	if _, err := third.run(t.Context(), t); err != nil {
 		t.Fatal(err)
 	}
 	if len(third.outputs) != 8 {
@@ -458,7 +458,7 @@ func TestFramesAreDeletedWhenTheirLastConsumerIsDone(t *testing.T) {
 		}
 		return told(ctx, n, it)
 	}
-	if _, err := b.run(t, t.Context()); err != nil {
+	if _, err := b.run(t.Context(), t); err != nil {
 		t.Fatal(err)
 	}
 	b.complete(t)
@@ -472,7 +472,7 @@ func TestFramesSharedByTwoTasksAreDeletedAfterTheSecond(t *testing.T) {
 	// Tasks of 3 frames out of chunks of 4: objects are read by two tasks.
 	b.job.Plan.Nodes[1].Delivery, b.job.Plan.Nodes[1].FramesPerTask = "frames", 3
 	b.roles()
-	if _, err := b.run(t, t.Context()); err != nil {
+	if _, err := b.run(t.Context(), t); err != nil {
 		t.Fatal(err)
 	}
 	frames := 0
@@ -516,7 +516,7 @@ func TestTasksComeInTheOrderOfWatching(t *testing.T) {
 func TestOneWorkerFinishesAChunkBeforeTheNext(t *testing.T) {
 	b := newBed(t, 3, nil)
 	b.cfg.Workers = 1
-	if _, err := b.run(t, t.Context()); err != nil {
+	if _, err := b.run(t.Context(), t); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"decode/0", "encode/0", "decode/1", "encode/1", "decode/2", "encode/2"}
@@ -546,7 +546,7 @@ func TestRandomFailuresLoseAndDoubleNothing(t *testing.T) {
 			b.job.Plan.Nodes[1].Delivery, b.job.Plan.Nodes[1].FramesPerTask = "frames", rapid.IntRange(1, 9).Draw(rt, "frames per task")
 			b.roles()
 		}
-		st, err := b.run(t, t.Context())
+		st, err := b.run(t.Context(), t)
 		if err != nil {
 			rt.Fatal(err)
 		}

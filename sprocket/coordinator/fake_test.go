@@ -357,7 +357,7 @@ func (b *bed) roles() {
 }
 
 // run does the job and closes the coordinator, after which no worker is left.
-func (b *bed) run(t testing.TB, ctx context.Context) (Stats, error) {
+func (b *bed) run(ctx context.Context, t testing.TB) (Stats, error) {
 	t.Helper()
 	c, err := New(ctx, b.cfg)
 	if err != nil {

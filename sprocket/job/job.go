@@ -447,10 +447,11 @@ func CanResume(ctx context.Context, outputURL string) bool {
 
 // outputError marks errors of the output's place as such.
 func (r *run) outputError(err error) error {
-	if errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrPermission) {
-		return &OutputError{Err: err}
+	te := coordinator.AsTaskError(err)
+	if errors.Is(err, store.ErrNoSpace) || (te != nil && te.Kind == stage.FailureNoSpace) {
+		return &OutputError{Err: fmt.Errorf("%w; make room, then: volley run --resume %s", err, r.cfg.OutputURL)}
 	}
-	if te := coordinator.AsTaskError(err); te != nil && te.Kind == stage.FailureNoSpace {
+	if errors.Is(err, store.ErrPermission) {
 		return &OutputError{Err: err}
 	}
 	return err

@@ -51,7 +51,11 @@ func ReadFragments(r io.Reader, each func(*Track, []Sample) error) (*Track, erro
 		pos   uint64
 	)
 	for {
-		box, err := mp4.DecodeBox(pos, r)
+		var box mp4.Box
+		err := guard(func() (err error) {
+			box, err = mp4.DecodeBox(pos, r)
+			return err
+		})
 		if errors.Is(err, io.EOF) {
 			return track, nil
 		}
@@ -61,7 +65,10 @@ func ReadFragments(r io.Reader, each func(*Track, []Sample) error) (*Track, erro
 		pos += box.Size()
 		switch b := box.(type) {
 		case *mp4.MoovBox:
-			if track, err = newTrack(b); err != nil {
+			if err := guard(func() (err error) {
+				track, err = newTrack(b)
+				return err
+			}); err != nil {
 				return nil, err
 			}
 		case *mp4.MoofBox:
@@ -70,8 +77,11 @@ func ReadFragments(r io.Reader, each func(*Track, []Sample) error) (*Track, erro
 			if track == nil || moof == nil {
 				return track, fmt.Errorf("read encoder output at byte %d: media data without a header", pos)
 			}
-			samples, err := track.samples(moof, b)
-			if err != nil {
+			var samples []Sample
+			if err := guard(func() (err error) {
+				samples, err = track.samples(moof, b)
+				return err
+			}); err != nil {
 				return track, err
 			}
 			if err := each(track, samples); err != nil {
@@ -80,6 +90,17 @@ func ReadFragments(r io.Reader, each func(*Track, []Sample) error) (*Track, erro
 			moof = nil
 		}
 	}
+}
+
+// guard calls f and turns a panic into an error: mp4ff takes it for granted that
+// boxes hold what the format asks for.
+func guard(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("read encoder output: its boxes are malformed: %v", r)
+		}
+	}()
+	return f()
 }
 
 func newTrack(moov *mp4.MoovBox) (*Track, error) {
@@ -335,13 +356,17 @@ func decodeTimes(shown, pts []int64, delay int64) []int64 {
 }
 
 // DescribeInit reads back what an initialisation segment says of its track.
-func DescribeInit(init []byte) (*Track, error) {
-	box, err := mp4.DecodeFile(bytes.NewReader(init))
-	if err != nil {
-		return nil, fmt.Errorf("read initialisation segment: %w", err)
-	}
-	if box.Init == nil || box.Init.Moov == nil {
-		return nil, errors.New("read initialisation segment: no moov box")
-	}
-	return newTrack(box.Init.Moov)
+func DescribeInit(init []byte) (track *Track, err error) {
+	err = guard(func() (err error) {
+		box, err := mp4.DecodeFile(bytes.NewReader(init))
+		if err != nil {
+			return fmt.Errorf("read initialisation segment: %w", err)
+		}
+		if box.Init == nil || box.Init.Moov == nil {
+			return errors.New("read initialisation segment: no moov box")
+		}
+		track, err = newTrack(box.Init.Moov)
+		return err
+	})
+	return track, err
 }

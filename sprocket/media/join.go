@@ -10,6 +10,9 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
+
+	"github.com/volley-run/volley/store"
 )
 
 // join writes all segments into one MP4 without encoding again. The segments
@@ -52,6 +55,9 @@ func (p *Publisher) join(ctx context.Context) (err error) {
 	copyErr := p.copyRendition(ctx, stdin, p.show.Video)
 	closeErr := stdin.Close()
 	if err := cmd.Wait(); err != nil {
+		if strings.Contains(stderr.String(), "No space left on device") {
+			err = fmt.Errorf("%w: %w", store.ErrNoSpace, err)
+		}
 		return fmt.Errorf("join segments: ffmpeg: %w: %s", err, lastLine(stderr.String()))
 	}
 	if err := errors.Join(copyErr, closeErr); err != nil {
@@ -71,6 +77,9 @@ func (p *Publisher) collect(ctx context.Context, file string, r Rendition) error
 	err = p.copyRendition(ctx, f, r)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("%w: %w", store.ErrNoSpace, err)
 	}
 	if err != nil {
 		return fmt.Errorf("join segments: %w", err)

@@ -178,6 +178,24 @@ func (l *ffmpegLog) failure(waitErr error) *Failure {
 	return f
 }
 
+// missesReferences reports whether all that FFmpeg complained about is that
+// frames refer to ones from before the place where decoding started.
+func (l *ffmpegLog) missesReferences() bool {
+	if l == nil {
+		return false
+	}
+	found := false
+	for _, line := range l.tail {
+		switch {
+		case containsAny(line, "mmco: unref short failure", "co located POCs unavailable", "reference picture missing", "Missing reference picture", "Could not find ref with POC"):
+			found = true
+		case !containsAny(line, "Conversion failed", "Last message repeated"):
+			return false
+		}
+	}
+	return found
+}
+
 // speaker is what FFmpeg puts before a line: the part of it that speaks, with its
 // address in memory.
 var speaker = regexp.MustCompile(`^(\[[^\]]* @ 0x[0-9a-f]+\] )+`)

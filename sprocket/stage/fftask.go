@@ -27,6 +27,8 @@ type ffmpegTask struct {
 	bytesRead int64
 
 	log *ffmpegLog
+	// tolerant means that decoders take references to missing frames.
+	tolerant bool
 	// segment is the encoded chunk, with its initialisation segment.
 	segment, init []byte
 	samples       int
@@ -78,8 +80,20 @@ type port struct {
 	last *int64
 }
 
-// Process runs FFmpeg.
+// Process runs FFmpeg. A key frame in the middle of an open group of pictures
+// refers to frames before it, to say that they are not needed any more. A
+// decoder that starts there takes this for damage if it is strict: it gets
+// another try in which it only ends at pictures that it cannot decode.
 func (t *ffmpegTask) Process(ctx context.Context) error {
+	err := t.process(ctx)
+	if err != nil && !t.tolerant && t.log.missesReferences() {
+		t.tolerant = true
+		err = t.process(ctx)
+	}
+	return err
+}
+
+func (t *ffmpegTask) process(ctx context.Context) error {
 	ports, err := t.ports()
 	if err != nil {
 		return err
@@ -206,7 +220,10 @@ func (t *ffmpegTask) sourcePort(i int, r sprocket.SourceRange) port {
 	args := []string{"-threads", "1"}
 	expect := r.Frames
 	if t.role.Node.Stages[0].Params.String("errors") == "fail" {
-		args = append(args, "-xerror", "-err_detect", "explode")
+		args = append(args, "-xerror")
+		if !t.tolerant {
+			args = append(args, "-err_detect", "explode")
+		}
 	} else {
 		expect = -1 // some may be beyond concealing
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/volley-run/volley/sprocket"
 	"github.com/volley-run/volley/sprocket/media"
@@ -126,7 +127,7 @@ func KindOf(err error) FailureKind {
 	switch {
 	case errors.As(err, &f):
 		return f.Kind
-	case errors.Is(err, store.ErrNoSpace):
+	case errors.Is(err, store.ErrNoSpace), errors.Is(err, syscall.ENOSPC):
 		return FailureNoSpace
 	}
 	return FailureTransient
