@@ -443,7 +443,7 @@ func (p *Plan) leaders(inputs []InputMedia) ([]int, error) {
 	}
 	for _, n := range p.Nodes {
 		if want := leader[n.Follows]; len(n.Upstreams) > 1 && n.Follows != want {
-			return nil, fmt.Errorf("node %s: its first stream comes from %s, but the output follows the clock of %s; connect the streams the other way round, or give the result an output of its own",
+			return nil, fmt.Errorf("node %s: its first stream comes from %s, but the output follows the clock of %s; connect its streams the other way round",
 				n.Name, inputs[n.Follows].Name, inputs[want].Name)
 		}
 	}

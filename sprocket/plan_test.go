@@ -305,7 +305,7 @@ func TestPlanRefuses(t *testing.T) {
 			"two joins that want different clocks",
 			spec(t, "a decode; b decode; j blend; k blend; e encode; f encode",
 				blended+"; a:frames k:frames_1; b:frames k:frames_0; k:frames f:frames; f:chunks output_1:chunks"),
-			[]sprocket.InputMedia{film("a", 2), film("b", 2)}, "node k: its first stream comes from b",
+			[]sprocket.InputMedia{film("a", 2), film("b", 2)}, "its first stream comes from b",
 		},
 		{
 			"a parameter that is missing",
