@@ -192,7 +192,7 @@ func TestAFullDiskStopsARunThatCanGoOnLater(t *testing.T) {
 			dir := filepath.Join(disk, "out")
 			args := append(args, "-o", dir)
 			e := runVolley(t, append(args, tc.args...)...)
-			checkOneError(t, e, 5, "space")
+			checkOneError(t, e, 5, "space", "make room", "volley run --resume "+dir)
 			t.Log(e.stderr)
 			if exists(t, dir, "result.json") || exists(t, dir, "output.mp4") {
 				t.Error("the result looks complete")

@@ -32,7 +32,9 @@ func pictures(t *testing.T, pixFmt, vf string, input ...string) []picture {
 		filters = vf + "," + filters
 	}
 	args := append(slices.Clone(input[:len(input)-1]), "-i", input[len(input)-1], "-map", "0:v:0", "-vf", filters,
-		"-fps_mode", "passthrough", "-enc_time_base", "-1", "-f", "framemd5", "-")
+		"-fps_mode", "passthrough", "-enc_time_base", "-1", "-f", "framemd5", "-",
+		// FFmpeg's clock starts with the first of the streams that it uses.
+		"-map", "0", "-c", "copy", "-f", "null", "-")
 	return parsePictures(t, ffmpeg(t, args...))
 }
 

@@ -12,7 +12,7 @@ import (
 const (
 	firstChunk   = time.Second
 	longestChunk = 6 * time.Second
-	shortestTail = 2500 * time.Millisecond
+	shortestTail = 1500 * time.Millisecond
 )
 
 // FrameIndex says where an input's frames are. Times are ticks of the input's

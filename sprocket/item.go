@@ -28,9 +28,9 @@ type Item struct {
 	// Start and End are the time that the item covers, half-open.
 	Start int64 `json:"start"`
 	End   int64 `json:"end"`
-	// Continues says that the picture goes on after End: the next item does not
-	// begin at a key frame of the input, where a scene often begins.
-	Continues bool `json:"continues,omitempty"`
+	// More says that the input whose frames these are does not end before End:
+	// its last frame here stays on show up to there.
+	More bool `json:"more,omitempty"`
 	// Source is set on the chunks of an input endpoint: which part of the
 	// input to read.
 	Source *SourceRange `json:"source,omitempty"`

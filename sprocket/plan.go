@@ -407,15 +407,11 @@ func (p *Plan) endOf(in InputMedia) int64 {
 
 func (p *Plan) chunkItems(input int, in InputMedia, cuts []int64, whole, follower bool) []Item {
 	items := make([]Item, 0, len(cuts)-1)
-	keys := map[int64]bool{}
-	for _, pts := range in.Index.KeyFrames() {
-		keys[in.Clock.Tick(pts, p.TimeBase)] = true
-	}
 	for k := range len(cuts) - 1 {
 		last := k == len(cuts)-2
 		items = append(items, Item{
-			Continues: !last && !keys[cuts[k+1]],
-			Type:      Chunks, Seq: int64(k), Chunk: int64(k), Start: cuts[k], End: cuts[k+1],
+			More: p.endOf(in) >= cuts[k+1],
+			Type: Chunks, Seq: int64(k), Chunk: int64(k), Start: cuts[k], End: cuts[k+1],
 			Source: sourceRange(input, in.Clock, in.Index, p.TimeBase, cuts[k], cuts[k+1], k == 0, last && whole, follower),
 		})
 	}
@@ -527,14 +523,6 @@ func comparePorts(a, b string) int {
 		return d
 	}
 	return strings.Compare(a, b)
-}
-
-// Continues reports whether the picture goes on after the task's end; see Item.
-func (t Task) Continues() bool {
-	if len(t.Inputs) == 0 || len(t.Inputs[0]) == 0 {
-		return false
-	}
-	return t.Inputs[0][len(t.Inputs[0])-1].Continues
 }
 
 // Shortened reports whether the output ends before input i, whose last frame

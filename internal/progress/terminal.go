@@ -165,7 +165,7 @@ func bar(r Row, width int, color bool) string {
 		return "[" + paint(faint, strings.Repeat(".", width)) + "]"
 	}
 	part := func(n int) int {
-		if n >= r.Total {
+		if n >= r.Total || r.Total == 0 {
 			return width
 		}
 		return int(int64(max(n, 0)) * int64(width) / int64(r.Total))

@@ -482,6 +482,7 @@ func (c *Coordinator) assign() {
 		t.frames = 0
 		t.node.running++
 		w.task, w.resent = t, false
+		c.cfg.Log.Debug("task assigned", "worker", w.id, "node", t.node.name, "task", t.task.Seq, "chunk", t.chunk)
 		if w.role != t.node {
 			w.role = t.node
 			w.step = stepRole

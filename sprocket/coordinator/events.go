@@ -159,6 +159,7 @@ func (c *Coordinator) handleStatus(ctx context.Context, w *workerState, st *work
 				return err
 			}
 		}
+		c.cfg.Log.Debug("task done", "worker", w.id, "node", t.node.name, "task", t.task.Seq, "frames", t.result.Frames)
 		t.node.running--
 		w.step, w.task = stepIdle, nil
 		return c.finish(ctx, t)

@@ -100,7 +100,7 @@ func (o *outputPlace) claim(ctx context.Context, cfg Config) error {
 	where := cfg.OutputURL
 	unfinished, err := o.exists(ctx, stateFile)
 	if err != nil {
-		return &OutputError{Err: err}
+		return &OutputError{Err: fmt.Errorf("look into %s: %w", where, err)}
 	}
 	switch {
 	case cfg.Resume && !unfinished:
@@ -117,8 +117,11 @@ func (o *outputPlace) claim(ctx context.Context, cfg Config) error {
 		return &OutputError{Err: fmt.Errorf("%s holds an unfinished run; continue it with \"volley run --resume %s\", or start anew with --force", where, where)}
 	default:
 		for info, err := range o.store.List(ctx, "") {
+			if errors.Is(err, store.ErrNotFound) {
+				return &OutputError{Err: fmt.Errorf("%s: there is no such bucket; make it first, or correct the address: %w", where, err)}
+			}
 			if err != nil {
-				return &OutputError{Err: err}
+				return &OutputError{Err: fmt.Errorf("look into %s: %w", where, err)}
 			}
 			if info.Key == lockName {
 				continue

@@ -44,6 +44,15 @@ type ffmpegLog struct {
 
 const tailLines = 12
 
+// reconnect returns what makes FFmpeg try again when a server is busy or hangs
+// up.
+func reconnect() []string {
+	return []string{
+		"-reconnect", "1", "-reconnect_streamed", "1", "-reconnect_delay_max", "5",
+		"-reconnect_on_network_error", "1", "-reconnect_on_http_error", "5xx",
+	}
+}
+
 // run starts FFmpeg and waits for it. An error is a *Failure.
 func (r ffmpegRun) run(ctx context.Context) (*ffmpegLog, error) {
 	base := []string{"-nostdin", "-hide_banner", "-nostats", "-v", "info", "-y"}
@@ -166,6 +175,8 @@ func (l *ffmpegLog) failure(waitErr error) *Failure {
 		return f
 	case signalled:
 		f.Err = fmt.Errorf("ffmpeg: %w", waitErr)
+	case containsAny(text, "HTTP error ", "Server returned ", "Connection refused", "Connection reset", "Connection timed out", "Network is unreachable", "Failed to resolve hostname"):
+		f.Err = fmt.Errorf("read the input over the network: %s", l.cause())
 	case containsAny(text, "No such filter", "Error initializing filter", "Error reinitializing filters", "Option not found", "Unknown encoder", "Error parsing", "Error initializing complex filters", "Unable to parse option", "Invalid argument", "Undefined constant", "Failed to configure", "Error setting option"):
 		f.Kind = FailureConfig
 		f.Err = fmt.Errorf("ffmpeg does not accept the stage's settings: %s", l.cause())

@@ -117,7 +117,7 @@ func (t *ffmpegTask) process(ctx context.Context) error {
 		if i > 0 {
 			links = []string{link}
 		}
-		if link, err = g.stageFilter(u, links, px, t.role.TimeBase, frame); err != nil {
+		if link, err = g.stageFilter(u, links, px, t.role.TimeBase, frame, len(ports) > 1 && t.more(1)); err != nil {
 			return &Failure{Kind: FailureConfig, Stage: u.Node, Err: err}
 		}
 	}
@@ -144,6 +144,12 @@ func (t *ffmpegTask) process(ctx context.Context) error {
 			Err: fmt.Errorf("decoded %d of the %d frames in %s: the file is damaged there, or its index is wrong%s", got, p.expect, p.where, t.concealHint())}
 	}
 	return nil
+}
+
+// more reports whether the frames of a port go on to the end of the task.
+func (t *ffmpegTask) more(port int) bool {
+	items := t.task.Inputs[port]
+	return len(items) > 0 && items[len(items)-1].More
 }
 
 // explain adds where in the input a failure happened.
@@ -232,7 +238,7 @@ func (t *ffmpegTask) sourcePort(i int, r sprocket.SourceRange) port {
 	seek := math.Ceil(in.Clock.TimeBase.Seconds(r.SeekPTS)*1e6) / 1e6
 	args = append(args, "-seek_timestamp", "1", "-noaccurate_seek", "-ss", fmt.Sprintf("%.6f", seek), "-copyts")
 	if strings.HasPrefix(in.URL, "http") {
-		args = append(args, "-reconnect", "1", "-reconnect_streamed", "1", "-reconnect_delay_max", "5")
+		args = append(args, reconnect()...)
 	}
 	args = append(args, "-an", "-sn", "-dn", "-i", in.URL)
 	until := "the end"
@@ -341,7 +347,7 @@ func (t *ffmpegTask) encode(ctx context.Context, run ffmpegRun, g *graph, link s
 	if v := p.String("tune"); v != "" {
 		args = append(args, "-tune", v)
 	}
-	if v := t.encoderParams(p, start, end, frame); v != "" {
+	if v := encoderParams(p); v != "" {
 		args = append(args, "-"+strings.TrimPrefix(p.String("codec"), "lib")+"-params", v)
 	}
 	if p.String("codec") == "libx265" {
@@ -391,29 +397,13 @@ func (t *ffmpegTask) encode(ctx context.Context, run ffmpegRun, g *graph, link s
 	return err
 }
 
-// How many frames at the end of a chunk get how much more bits where the picture
-// goes on; measured to bring joins to within the quality of one long encode.
-const (
-	joinFrames = 12
-	joinBoost  = 1.25
-)
-
-// encoderParams returns the encoder's private options. An encoder spends more
-// on frames that later ones build on, and so less on the last ones it sees. Where
-// the picture goes on in the next chunk that would show as a dip in quality at
-// the join, so x264 is told to spend more there.
-func (t *ffmpegTask) encoderParams(p sprocket.Params, start, end, frame int64) string {
+// encoderParams returns the encoder's private options.
+func encoderParams(p sprocket.Params) string {
 	params := p.String("params")
 	if p.String("codec") == "libx265" {
 		return strings.Trim("log-level=error:pools=1:frame-threads=1:"+params, ":")
 	}
-	frames := (end - start) / frame
-	lift := min(joinFrames, frames/2)
-	if !t.task.Continues() || lift < 1 || strings.Contains(params, "zones=") {
-		return params
-	}
-	frames += primingFrames
-	return strings.Trim(fmt.Sprintf("zones=%d,%d,b=%v:%s", frames-lift, frames-1, joinBoost, params), ":")
+	return params
 }
 
 // isLast reports whether the task's input has no end of its own: the last
@@ -499,7 +489,7 @@ func removePictures(dir string) error {
 // Emit stores the result.
 func (t *ffmpegTask) Emit(ctx context.Context) (Result, error) {
 	start, end := t.task.Range()
-	it := sprocket.Item{Type: t.role.Node.Output, Seq: t.task.Seq, Chunk: t.task.Chunk(), Start: start, End: end, Continues: t.task.Continues()}
+	it := sprocket.Item{Type: t.role.Node.Output, Seq: t.task.Seq, Chunk: t.task.Chunk(), Start: start, End: end, More: t.more(0)}
 	res := Result{Frames: len(t.log.pts), BytesRead: t.bytesRead}
 	var err error
 	switch {

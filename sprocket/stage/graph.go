@@ -67,7 +67,7 @@ func framesFilter(port int, pts []int64, px sprocket.Pixels, tb sprocket.Rationa
 
 // stageFilter returns the filters of one stage, reading the links in. px are
 // the pictures on each link where known (multi-input stages).
-func (g *graph) stageFilter(u sprocket.StageUse, in []string, px []sprocket.Pixels, tb sprocket.Rational, frame int64) (string, error) {
+func (g *graph) stageFilter(u sprocket.StageUse, in []string, px []sprocket.Pixels, tb sprocket.Rational, frame int64, more bool) (string, error) {
 	p := u.Params
 	switch u.Stage {
 	case "decode", "encode":
@@ -81,14 +81,14 @@ func (g *graph) stageFilter(u sprocket.StageUse, in []string, px []sprocket.Pixe
 			return in[0], nil
 		}
 		second := g.chain(fmt.Sprintf("scale=w=%d:h=%d:flags=bicubic,setsar=%s,format=%s", px[0].Width, px[0].Height, sar(px[0]), px[0].Format), in[1])
-		return g.chain(fmt.Sprintf("blend=all_mode=%s:all_opacity=%s:eof_action=%s", p.String("mode"), number(p.Float("opacity")), afterEnd(p)), in[0], second), nil
+		return g.chain(fmt.Sprintf("blend=all_mode=%s:all_opacity=%s:eof_action=%s", p.String("mode"), number(p.Float("opacity")), afterEnd(p, more)), in[0], second), nil
 	case "overlay":
 		if len(in) < 2 {
 			return in[0], nil
 		}
 		width := max(2, int(float64(px[0].Width)*p.Float("size"))/2*2)
 		second := g.chain(fmt.Sprintf("scale=w=%d:h='2*trunc(%d*ih/(iw*2*%s))':flags=bicubic,setsar=%s", width, width, aspectRatio(px[1], px[0]), sar(px[0])), in[1])
-		return g.chain(fmt.Sprintf("overlay=x='%s':y='%s':eof_action=%s", p.String("x"), p.String("y"), afterEnd(p)), in[0], second), nil
+		return g.chain(fmt.Sprintf("overlay=x='%s':y='%s':eof_action=%s", p.String("x"), p.String("y"), afterEnd(p, more)), in[0], second), nil
 	case "thumbnails":
 		// The first frame at or after every multiple of the interval; for the
 		// first frame of a chunk, the one before it is a frame's time earlier.
@@ -120,8 +120,11 @@ func aspectRatio(inset, frame sprocket.Pixels) string {
 	return number(value(inset.SampleAspect) / value(frame.SampleAspect))
 }
 
-func afterEnd(p sprocket.Params) string {
-	if p.String("end") == "first" {
+// afterEnd says what becomes of the first stream's frames after the second
+// stream's last one. A chunk's last frame stays on show to its end if the
+// second stream goes on after it.
+func afterEnd(p sprocket.Params, more bool) string {
+	if p.String("end") == "first" && !more {
 		return "pass"
 	}
 	return "repeat"

@@ -39,7 +39,7 @@ func (t *soundTask) Process(ctx context.Context) error {
 	t.sound, t.bytes = Sound{}, 0
 	args := []string{"-vn", "-sn", "-dn"}
 	if strings.HasPrefix(in.URL, "http") {
-		args = append(args, "-reconnect", "1", "-reconnect_streamed", "1", "-reconnect_delay_max", "5")
+		args = append(args, reconnect()...)
 	}
 	args = append(args, "-i", in.URL, "-map", fmt.Sprintf("0:%d", a.Stream))
 	if copied(a.Codec) {

@@ -172,7 +172,7 @@ func TestGraphsAreAsTheyWere(t *testing.T) {
 				continue
 			}
 			var g graph
-			link, err := g.stageFilter(u, []string{"[a]", "[b]"}[:ports], []sprocket.Pixels{px, rgb}[:ports], tb, 512)
+			link, err := g.stageFilter(u, []string{"[a]", "[b]"}[:ports], []sprocket.Pixels{px, rgb}[:ports], tb, 512, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +181,7 @@ func TestGraphsAreAsTheyWere(t *testing.T) {
 	}
 	golden(t, "graphs.txt", b.String())
 	var g graph
-	if _, err := g.stageFilter(use(t, "exec", `{"command":["true"]}`), []string{"[a]"}, nil, tb, 512); err == nil {
+	if _, err := g.stageFilter(use(t, "exec", `{"command":["true"]}`), []string{"[a]"}, nil, tb, 512, false); err == nil {
 		t.Error("exec became an FFmpeg filter")
 	}
 }
@@ -196,7 +196,7 @@ func TestGraphsAreAcceptedByFFmpeg(t *testing.T) {
 		var g graph
 		a := g.chain("testsrc2=size=64x48:rate=10:duration=1,setsar=4/3,format=yuv420p")
 		b := g.chain("testsrc2=size=32x32:rate=5:duration=1,format=yuv420p")
-		link, err := g.stageFilter(u, []string{a, b}, []sprocket.Pixels{px, {Width: 32, Height: 32, Format: "yuv420p"}}, rational(1, 10), 1)
+		link, err := g.stageFilter(u, []string{a, b}, []sprocket.Pixels{px, {Width: 32, Height: 32, Format: "yuv420p"}}, rational(1, 10), 1, false)
 		if err != nil {
 			t.Fatal(err)
 		}
