@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -317,14 +316,4 @@ func treeSize(t *testing.T, dir string) int64 {
 		t.Fatal(err)
 	}
 	return sum
-}
-
-// bySegmentTime sorts segments by the tick in their names.
-func bySegmentTime(paths []string) []string {
-	tick := func(p string) int64 {
-		v, _ := strconv.ParseInt(strings.TrimSuffix(filepath.Base(p), ".m4s"), 10, 64)
-		return v
-	}
-	slices.SortFunc(paths, func(a, b string) int { return cmp.Compare(tick(a), tick(b)) })
-	return paths
 }
