@@ -70,7 +70,7 @@ $(SAMPLE):
 test: ## run every test; one on the must-run list that would be skipped fails
 	@scripts/setup test
 	@$(MAKE) --no-print-directory ui
-	VOLLEY_MUST_RUN=1 go test -timeout 25m $(TESTFLAGS) ./...
+	VOLLEY_MUST_RUN=1 go test -p 1 -timeout 25m $(TESTFLAGS) ./...
 
 .PHONY: lint
 lint: ## check formatting, layering, documentation, types, and builds for other machines

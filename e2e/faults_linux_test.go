@@ -85,17 +85,6 @@ func calm(t *testing.T, input string, more ...string) []picture {
 	return want
 }
 
-// published waits until a run has finished n segments or images.
-func published(t *testing.T, p *process, dir string, n int) {
-	t.Helper()
-	eventually(t, fmt.Sprintf("%d segments", n), func() bool {
-		if !p.running() {
-			t.Fatalf("the run ended too soon to be disturbed:\n%s", p.stderr.String())
-		}
-		return len(segments(t, dir)) >= n
-	})
-}
-
 // checkUnfinished checks that nothing in dir looks like a complete result.
 func checkUnfinished(t *testing.T, dir string) {
 	t.Helper()
@@ -327,7 +316,7 @@ func TestCtrlCBeforeAnythingIsDoneLeavesNothing(t *testing.T) {
 	}
 	checkNothingRuns(t, tag)
 	if exists(t, dir) {
-		t.Error("the output directory was left behind")
+		t.Errorf("the output directory was left behind: %v", globbedAll(t, dir))
 	}
 }
 

@@ -253,3 +253,14 @@ func serveResult(t *testing.T, dir string) string {
 	})
 	return address + "media/"
 }
+
+// published waits until a run has finished n segments or images.
+func published(t *testing.T, p *process, dir string, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d segments", n), func() bool {
+		if !p.running() {
+			t.Fatalf("the run ended too soon to be disturbed:\n%s", p.stderr.String())
+		}
+		return len(segments(t, dir)) >= n
+	})
+}

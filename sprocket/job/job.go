@@ -437,6 +437,16 @@ func below(address, name string) string {
 
 // CanResume reports whether there is an unfinished run in the output's place.
 func CanResume(ctx context.Context, outputURL string) bool {
+	if dir, ok := localDir(outputURL); ok {
+		// Opening a local store would make the directory.
+		_, err := os.Stat(filepath.Join(dir, stateFile))
+		return err == nil
+	}
+	if !strings.HasPrefix(outputURL, "s3://") {
+		// Opening a local store would make the directory.
+		_, err := os.Stat(filepath.Join(strings.TrimPrefix(outputURL, "file://"), stateFile))
+		return err == nil
+	}
 	st, err := store.Open(ctx, outputURL)
 	if err != nil {
 		return false

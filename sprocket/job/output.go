@@ -55,8 +55,8 @@ type state struct {
 // openOutput opens the place and makes sure that nothing else is harmed.
 func openOutput(ctx context.Context, cfg Config) (*outputPlace, error) {
 	o := &outputPlace{}
-	if !strings.HasPrefix(cfg.OutputURL, "s3://") {
-		dir, err := filepath.Abs(strings.TrimPrefix(cfg.OutputURL, "file://"))
+	if name, ok := localDir(cfg.OutputURL); ok {
+		dir, err := filepath.Abs(name)
 		if err != nil {
 			return nil, &OutputError{Err: err}
 		}
@@ -79,6 +79,15 @@ func openOutput(ctx context.Context, cfg Config) (*outputPlace, error) {
 		return nil, errors.Join(err, o.release())
 	}
 	return o, nil
+}
+
+// localDir returns the directory that an output's address means, if it is one
+// of this machine.
+func localDir(address string) (string, bool) {
+	if strings.HasPrefix(address, "s3://") {
+		return "", false
+	}
+	return strings.TrimPrefix(address, "file://"), true
 }
 
 // acquire locks a local place against a second run.
