@@ -34,7 +34,7 @@ const exitStatusText = `Every volley command ends with one of these statuses:
   0    done
   1    failed for another reason than those below
   2    wrong usage: an unknown command or flag, a missing or bad argument
-  3    a pipespec is not valid
+  3    a pipespec is not valid, or ffmpeg refuses a stage's settings
   4    an input is missing, damaged, without video, or not reachable
   5    the output cannot be written: disk full, no permission, already there
   130  interrupted by Ctrl-C (or SIGTERM); "volley run --resume" can go on
