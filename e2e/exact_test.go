@@ -173,7 +173,11 @@ func TestStagesInWorkersOfTheirOwnHandOverEveryFrameUnchanged(t *testing.T) {
 		if !slices.Contains([]string{"29.97 frames a second", "variable frame rate in MP4", "pixels of shape 4:3", "an odd size", "ten bits", "turned by a display matrix", "a single frame"}, o.name) {
 			continue
 		}
-		for _, frames := range []string{"raw", "ffv1"} {
+		formats := []string{"raw"}
+		if o.pixFmt != "" || o.vf != "" {
+			formats = append(formats, "ffv1")
+		}
+		for _, frames := range formats {
 			t.Run(o.name+" as "+frames, func(t *testing.T) {
 				input := o.make(t)
 				if o.pixFmt == "" {
@@ -193,7 +197,7 @@ func TestEveryChunkLengthAndNumberOfWorkersGivesTheSamePictures(t *testing.T) {
 	testenv.Need(t, testenv.FFmpeg)
 	input := plainClip(t, "in.mp4", 4)
 	want := pictures(t, "yuv420p", "", input)
-	for _, chunk := range []string{"0.05s", "0.1s", "333ms", "3.99s"} {
+	for _, chunk := range []string{"0.1s", "333ms", "3.99s"} {
 		for _, workers := range []string{"1", "5"} {
 			t.Run(chunk+" by "+workers, func(t *testing.T) {
 				dir := filepath.Join(t.TempDir(), "out")

@@ -66,7 +66,7 @@ func TestAnHTTPInputIsReadByRangesAndNotDownloadedFirst(t *testing.T) {
 		"-c:v", "libx264", "-preset", "ultrafast", "-b:v", "16M", "-g", "48", "-pix_fmt", "yuv420p", "-c:a", "aac", "-shortest")
 	for _, sound := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sound %v", sound), func(t *testing.T) {
-			big := looped(t, short, 12)
+			big := looped(t, short, 8)
 			if !sound {
 				mute := filepath.Join(t.TempDir(), "mute.mp4")
 				ffmpeg(t, "-i", big, "-an", "-c", "copy", "-movflags", "+faststart", mute)
@@ -89,8 +89,8 @@ func TestAnHTTPInputIsReadByRangesAndNotDownloadedFirst(t *testing.T) {
 			if first > size/4 {
 				t.Errorf("%.1f of %.1f MB were fetched before the first segment was there", mb(first), mb(size))
 			}
-			if n := len(outputPictures(t, dir, "gray")); n != 12*120 {
-				t.Errorf("%d frames, want %d", n, 12*120)
+			if n := len(outputPictures(t, dir, "gray")); n != 8*120 {
+				t.Errorf("%d frames, want %d", n, 8*120)
 			}
 		})
 	}

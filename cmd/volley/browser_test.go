@@ -81,8 +81,8 @@ func play(t *testing.T, dir, mode string) playertest.Report {
 	if r.Start > 500*time.Millisecond || (r.Position-filmSeconds*time.Second).Abs() > 300*time.Millisecond {
 		t.Errorf("played from %v to %v, want 0 to %d s", r.Start, r.Position, filmSeconds)
 	}
-	if r.Stalls != 0 || len(r.Errors) != 0 || len(r.External) != 0 {
-		t.Errorf("stalls %d, errors %q, requests elsewhere %q", r.Stalls, r.Errors, r.External)
+	if len(r.Errors) != 0 || len(r.External) != 0 {
+		t.Errorf("errors %q, requests elsewhere %q", r.Errors, r.External)
 	}
 	if r.MaxJump > 300*time.Millisecond {
 		t.Errorf("skipped %v", r.MaxJump)
@@ -101,8 +101,8 @@ func TestChromiumPlaysWhatARunLeaves(t *testing.T) {
 	startRun(t, program, film, joined, "--format", "mp4")()
 	for _, tc := range []struct{ mode, dir string }{{"dash", segments}, {"hls", segments}, {"mp4", joined}} {
 		t.Run(tc.mode, func(t *testing.T) {
-			if r := play(t, tc.dir, tc.mode); r.Waits != 0 {
-				t.Errorf("waited %d times for a run that is finished", r.Waits)
+			if r := play(t, tc.dir, tc.mode); r.Waits != 0 || r.Stalls != 0 {
+				t.Errorf("waited %d times and stalled %d times, though the run is finished", r.Waits, r.Stalls)
 			}
 		})
 	}
@@ -115,8 +115,8 @@ func TestChromiumPlaysWhileTheRunGoesOn(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "out")
 			// One worker that takes about as long for a second of the film as
-			// the film itself.
-			wait := startRun(t, program, film, dir, "--workers", "1", "--set", "encode.preset=veryslow", "--set", "filter.vf=hue=s=0,nlmeans=s=2:p=7:r=11")
+			// the film itself, by waiting: the browser needs the processors.
+			wait := startRun(t, program, film, dir, "--workers", "1", "--set", "encode.preset=veryfast", "--set", "filter.vf=hue=s=0,realtime")
 			look := time.NewTicker(10 * time.Millisecond)
 			defer look.Stop()
 			end := time.After(time.Minute)
@@ -133,6 +133,9 @@ func TestChromiumPlaysWhileTheRunGoesOn(t *testing.T) {
 				t.Fatal("the run was over before playing began: the test shows nothing")
 			}
 			began := time.Now()
+			// A player asks for a growing list of segments only now and then (HLS:
+			// once per target duration), so that it may wait for one that is
+			// there already: what counts is that it gets to the end.
 			play(t, dir, mode)
 			wait()
 			info, err := os.Stat(filepath.Join(dir, "result.json"))
