@@ -61,6 +61,9 @@ func TestChromiumPlaysAResultWithoutAStall(t *testing.T) {
 			}
 			t.Logf("%+v", r)
 			checkWhole(t, r, mode)
+			if r.Stalls != 0 {
+				t.Errorf("stalled %d times", r.Stalls)
+			}
 			if r.Waits != 0 {
 				t.Errorf("waited %d times for a finished run", r.Waits)
 			}
@@ -96,8 +99,8 @@ func checkWhole(t *testing.T, r playertest.Report, mode string) {
 	if d := (r.Position - clipSeconds*time.Second).Abs(); d > 300*time.Millisecond {
 		t.Errorf("ended at %v, want %d s", r.Position, clipSeconds)
 	}
-	if r.Stalls != 0 || len(r.Errors) != 0 || len(r.External) != 0 {
-		t.Errorf("stalls %d, errors %q, requests elsewhere %q", r.Stalls, r.Errors, r.External)
+	if len(r.Errors) != 0 || len(r.External) != 0 {
+		t.Errorf("errors %q, requests elsewhere %q", r.Errors, r.External)
 	}
 	if r.MaxJump > 300*time.Millisecond {
 		t.Errorf("skipped %v", r.MaxJump)
@@ -252,8 +255,10 @@ func TestChromiumFollowsARunThatIsStillComputing(t *testing.T) {
 			if test.mustWait && r.Waits == 0 && r.Wall < 15*time.Second && r.DroppedFrames == 0 {
 				t.Error("never caught up with a run that is slower than the video")
 			}
-			if test.mayNotWait && r.Waits > 0 {
-				t.Errorf("waited %d times for a run that is faster than the video", r.Waits)
+			// Where the video must wait for the run, a wait can look like a stall:
+			// the next segment may be listed before it has arrived.
+			if test.mayNotWait && (r.Waits > 0 || r.Stalls > 0) {
+				t.Errorf("waited %d times and stalled %d times for a run that is faster than the video", r.Waits, r.Stalls)
 			}
 		})
 	}
