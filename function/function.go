@@ -31,6 +31,10 @@ const (
 	NetworkHost Network = "host"
 )
 
+// NetworkTag is the tag by which a client of the Lambda API, which has no such
+// field, chooses a function's Network.
+const NetworkTag = "volley:network"
+
 // Function is a registered function: one immutable revision of its code and
 // configuration. The JSON form is what the registry stores and what the
 // controller sends to invokers.
@@ -104,6 +108,8 @@ type AsyncConfig struct {
 	OnFailure string `json:"onFailure,omitempty"`
 	// OnSuccess names the function that gets the record of one that succeeded.
 	OnSuccess string `json:"onSuccess,omitempty"`
+	// Modified is when the user set it; zero means that these are the defaults.
+	Modified time.Time `json:"modified,omitzero"`
 }
 
 // Type is how an invocation is made.
