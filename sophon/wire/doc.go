@@ -23,6 +23,7 @@ func LogSubject(function string) string { return "volley.logs." + function }
 const (
 	FunctionsBucket = "volley-functions"  // KV: function name to function.Function as JSON
 	LeaderBucket    = "volley-leader"     // KV: the leader's lease
+	EpochBucket     = "volley-epoch"      // KV: the number of the latest term
 	RecordsBucket   = "volley-records"    // KV: request id to the outcome of an Event invocation
 	CodeBucket      = "volley-code"       // Objects: packages by their SHA-256
 	AsyncQueue      = "volley-async"      // Queue: Event invocations

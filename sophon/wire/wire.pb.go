@@ -374,7 +374,9 @@ type Report struct {
 	Boot string `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
 	// seq counts the reports of one boot, from 1.
 	Seq uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	// epoch and seen are of the last message taken in from a controller.
+	// epoch and seen are of the last message taken in from a controller. Seen
+	// grows over messages that were lost: whoever sees a gap sends a full report
+	// at once, and what was in the gap is what that report does not know.
 	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Seen  uint64 `protobuf:"varint,5,opt,name=seen,proto3" json:"seen,omitempty"`
 	// full says that changes lists every container there is and results every
@@ -840,7 +842,11 @@ func (x *Refusal) GetReason() string {
 	return ""
 }
 
-// Piece is one message on a stream's subject.
+// Piece is one message on a stream's subject. Now and then a piece comes with a
+// reply subject: whoever takes the stream answers it, with an empty message,
+// once all pieces so far have been passed on. The invoker waits for that before
+// it sends more, which is the stream's flow control, and ends the invocation
+// when nobody listens.
 type Piece struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// seq counts from 1; a gap means that the stream is broken.
