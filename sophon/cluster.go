@@ -1,183 +1,10 @@
 package sophon
 
 import (
-	"fmt"
+	"math"
+	"slices"
 	"time"
 )
-
-// State is what a container is doing.
-type State uint8
-
-// The states of a container.
-const (
-	// Starting: being made, for an invocation or in advance.
-	Starting State = iota + 1
-	// Busy: running an invocation.
-	Busy
-	// Idle: ready for an invocation; may be evicted.
-	Idle
-	// Paused: idle and frozen; ready after a resume.
-	Paused
-	// Gone: no longer there. Only reports name this state.
-	Gone
-)
-
-func (s State) String() string {
-	switch s {
-	case Starting:
-		return "starting"
-	case Busy:
-		return "busy"
-	case Idle:
-		return "idle"
-	case Paused:
-		return "paused"
-	case Gone:
-		return "gone"
-	}
-	return fmt.Sprintf("State(%d)", uint8(s))
-}
-
-// Container is one container of a Cluster. Only the Cluster changes it.
-type Container struct {
-	id       string
-	function *Function
-	node     *Node
-	memoryMB int64
-	state    State
-	// lastUsed is when it last changed between busy and idle; made, when it
-	// was first heard of.
-	lastUsed, made time.Time
-	// uses counts the invocations that it was given.
-	uses int
-	// priority orders eviction within the node: lower goes first.
-	priority float64
-	// next and prev link the node's evictable containers; slot is the index
-	// in the function's list of idle ones.
-	next, prev *Container
-	slot       int
-	// claim is the job that the Scheduler gave it to, or nil.
-	claim *Job
-}
-
-// ID is the container's name, unique in the cluster.
-func (c *Container) ID() string { return c.id }
-
-// Function is the function that it serves.
-func (c *Container) Function() *Function { return c.function }
-
-// Node is the invoker that it is on.
-func (c *Container) Node() *Node { return c.node }
-
-// MemoryMB is the memory reserved for it, in MiB.
-func (c *Container) MemoryMB() int64 { return c.memoryMB }
-
-// State is what it is doing.
-func (c *Container) State() State { return c.state }
-
-// LastUsed is when it last became busy or idle.
-func (c *Container) LastUsed() time.Time { return c.lastUsed }
-
-// Made is when the cluster first heard of it.
-func (c *Container) Made() time.Time { return c.made }
-
-// Uses is how many invocations it was given.
-func (c *Container) Uses() int { return c.uses }
-
-// evictable reports whether the container counts as idle memory.
-func (c *Container) evictable() bool { return c.state == Idle || c.state == Paused }
-
-// NextVictim is the container that would be evicted after this one, or nil.
-func (c *Container) NextVictim() *Container { return c.next }
-
-// Function is what the cluster knows of one function revision.
-type Function struct {
-	// Key names the revision (function.Function.Key); Name the function.
-	Key, Name string
-	MemoryMB  int64
-	// idle are its evictable containers, on whatever node, in no order.
-	idle []*Container
-	// containers counts all of its containers.
-	containers int
-}
-
-// Idle returns the function's idle and paused containers, in no order. The
-// slice belongs to the cluster and is valid until its next change.
-func (f *Function) Idle() []*Container { return f.idle }
-
-// Containers is how many containers it has in any state.
-func (f *Function) Containers() int { return f.containers }
-
-// Node is one invoker. Only the Cluster changes it.
-type Node struct {
-	name       string
-	index      int
-	online     bool
-	capacityMB int64
-	busyMB     int64
-	idleMB     int64
-	containers map[string]*Container
-	// first and last are the ends of the list of evictable containers,
-	// lowest priority first.
-	first, last *Container
-}
-
-// Name is the invoker's name.
-func (n *Node) Name() string { return n.name }
-
-// Index is the node's place in the cluster, from 0.
-func (n *Node) Index() int { return n.index }
-
-// Online reports whether the invoker answers.
-func (n *Node) Online() bool { return n.online }
-
-// CapacityMB is the memory for containers, in MiB.
-func (n *Node) CapacityMB() int64 { return n.capacityMB }
-
-// BusyMB is the memory of starting and busy containers.
-func (n *Node) BusyMB() int64 { return n.busyMB }
-
-// IdleMB is the memory of idle and paused containers.
-func (n *Node) IdleMB() int64 { return n.idleMB }
-
-// AvailableMB is the memory that is not in use by active containers: what an
-// invocation could get if every idle container made room (thesis 4.3.1).
-func (n *Node) AvailableMB() int64 { return n.capacityMB - n.busyMB }
-
-// FreeMB is the memory that no container holds (thesis 4.3.2). It is negative
-// for as long as an eviction is under way.
-func (n *Node) FreeMB() int64 { return n.capacityMB - n.busyMB - n.idleMB }
-
-// Fits reports whether the node is online and could run a container of that
-// size after evictions.
-func (n *Node) Fits(memoryMB int64) bool { return n.online && n.AvailableMB() >= memoryMB }
-
-// FirstVictim is the container that would be evicted first, or nil; go on with
-// Container.NextVictim.
-func (n *Node) FirstVictim() *Container { return n.first }
-
-// Containers calls yield for every container of the node, in no order.
-func (n *Node) Containers(yield func(*Container) bool) {
-	for _, c := range n.containers {
-		if !yield(c) {
-			return
-		}
-	}
-}
-
-// Victims returns the containers to evict so that memoryMB fits, in order;
-// none if it fits as it is, and ok false if evicting everything is not enough.
-func (n *Node) Victims(memoryMB int64) (victims []*Container, ok bool) {
-	free := n.FreeMB()
-	for c := n.first; free < memoryMB; c = c.next {
-		if c == nil {
-			return nil, false
-		}
-		victims = append(victims, c)
-		free += c.memoryMB
-	}
-	return victims, true
-}
 
 // KeepAlive orders the idle containers of a node for eviction.
 type KeepAlive interface {
@@ -188,19 +15,30 @@ type KeepAlive interface {
 }
 
 // Cluster is what is known of all invokers and their containers, with two
-// indexes (thesis 4.5.2): function to containers, and invoker to containers.
-// It is not safe for concurrent use.
+// indexes (thesis 4.5.2): function to containers, and invoker to containers. A
+// third finds the node with the most available memory. It is not safe for
+// concurrent use.
 type Cluster struct {
 	nodes     []*Node
 	byName    map[string]*Node
 	functions map[string]*Function
+	indexes   []int // of functions that were forgotten
 	keepAlive KeepAlive
+	offers    offers
+	// busyMB and capacityMB are the sums over the online nodes.
+	busyMB, capacityMB int64
+	// version counts the changes to the set of nodes.
+	version uint64
+	// largest is the largest capacity, or math.MinInt64 if not known.
+	largest int64
+	// forgot is told of each function that is forgotten; may be nil.
+	forgot func(*Function)
 }
 
 // NewCluster returns an empty cluster. Nil for keepAlive is least recently
 // used first.
 func NewCluster(keepAlive KeepAlive) *Cluster {
-	return &Cluster{byName: map[string]*Node{}, functions: map[string]*Function{}, keepAlive: keepAlive}
+	return &Cluster{byName: map[string]*Node{}, functions: map[string]*Function{}, keepAlive: keepAlive, largest: math.MinInt64}
 }
 
 // Nodes returns all nodes in the order they were added, offline ones too. The
@@ -215,20 +53,77 @@ func (c *Cluster) Node(name string) *Node { return c.byName[name] }
 func (c *Cluster) AddNode(name string, capacityMB int64) *Node {
 	n := c.byName[name]
 	if n == nil {
-		n = &Node{name: name, index: len(c.nodes), containers: map[string]*Container{}}
+		n = &Node{name: name, index: len(c.nodes), containers: map[string]*Container{}, groups: map[*Function]*Group{}}
 		c.nodes = append(c.nodes, n)
 		c.byName[name] = n
+		c.version++
 	}
 	n.capacityMB, n.online = capacityMB, true
+	c.largest = math.MinInt64
+	c.offer(n)
 	return n
 }
 
+// RemoveNode forgets a node and its containers. The nodes after it move down
+// by one, so that functions may get new homes. No job may be placed there
+// (Scheduler.Lose).
+func (c *Cluster) RemoveNode(n *Node) {
+	if c.byName[n.name] != n {
+		return
+	}
+	c.Clear(n)
+	c.SetOnline(n, false)
+	delete(c.byName, n.name)
+	c.nodes = slices.Delete(c.nodes, n.index, n.index+1)
+	c.version++
+	c.offers.reset(len(c.nodes))
+	for i, m := range c.nodes {
+		m.index = i
+		c.offer(m)
+	}
+}
+
 // SetOnline marks a node as answering or not. Its containers stay known.
-func (c *Cluster) SetOnline(n *Node, online bool) { n.online = online }
+func (c *Cluster) SetOnline(n *Node, online bool) {
+	n.online = online
+	c.largest = math.MinInt64
+	c.offer(n)
+}
+
+func (c *Cluster) hold(n *Node, held bool) {
+	n.held = held
+	c.offer(n)
+}
+
+// offer brings what is summed up over the nodes up to date with one of them.
+func (c *Cluster) offer(n *Node) {
+	c.offers.set(n.index, n.offerMB())
+	var busy, capacity int64
+	if n.online {
+		busy, capacity = n.busyMB, n.capacityMB
+	}
+	c.busyMB += busy - n.countedBusyMB
+	c.capacityMB += capacity - n.countedCapacityMB
+	n.countedBusyMB, n.countedCapacityMB = busy, capacity
+}
+
+// LargestMB is the capacity of the largest online node, in MiB: a function
+// that needs more never runs. It is -1 if no node is online.
+func (c *Cluster) LargestMB() int64 {
+	if c.largest == math.MinInt64 {
+		c.largest = -1
+		for _, n := range c.nodes {
+			if n.online {
+				c.largest = max(c.largest, n.capacityMB)
+			}
+		}
+	}
+	return c.largest
+}
 
 // Clear removes all containers of a node.
 func (c *Cluster) Clear(n *Node) {
-	for _, ct := range n.containers {
+	for _, ct := range n.sorted() {
 		c.Remove(ct)
 	}
 }
@@ -237,19 +132,49 @@ func (c *Cluster) Clear(n *Node) {
 func (c *Cluster) Intern(key, name string, memoryMB int64) *Function {
 	f := c.functions[key]
 	if f == nil {
-		f = &Function{Key: key, Name: name, MemoryMB: memoryMB}
+		f = &Function{Key: key, Name: name, MemoryMB: memoryMB, hash: HashName(name), index: len(c.functions)}
+		if last := len(c.indexes) - 1; last >= 0 {
+			f.index = c.indexes[last]
+			c.indexes = c.indexes[:last]
+		}
 		c.functions[key] = f
 	}
+	f.retired = false
 	return f
 }
 
-// Forget drops a function that has no containers. It reports whether it did.
+// Functions is how many functions are known.
+func (c *Cluster) Functions() int { return len(c.functions) }
+
+// Forget drops a function that has neither containers nor jobs. It reports
+// whether it did.
 func (c *Cluster) Forget(f *Function) bool {
-	if f.containers > 0 {
+	if f.containers > 0 || f.jobs > 0 {
 		return false
 	}
-	delete(c.functions, f.Key)
+	if c.functions[f.Key] == f {
+		delete(c.functions, f.Key)
+		c.indexes = append(c.indexes, f.index)
+		if c.forgot != nil {
+			c.forgot(f)
+		}
+	}
 	return true
+}
+
+// Retire forgets a function as soon as it has neither containers nor jobs,
+// unless it is interned again before. Whoever deploys many revisions retires
+// the old ones, or their records stay for ever.
+func (c *Cluster) Retire(f *Function) {
+	f.retired = true
+	c.Forget(f)
+}
+
+// release forgets a retired function that may have become unused.
+func (c *Cluster) release(f *Function) {
+	if f.retired {
+		c.Forget(f)
+	}
 }
 
 // Lookup returns a node's container, or nil.
@@ -257,49 +182,84 @@ func (c *Cluster) Lookup(n *Node, id string) *Container { return n.containers[id
 
 // Start adds a container in state Starting. The id must be new on the node.
 func (c *Cluster) Start(n *Node, f *Function, id string, memoryMB int64, now time.Time) *Container {
-	ct := &Container{id: id, function: f, node: n, memoryMB: memoryMB, state: Starting, lastUsed: now, made: now, slot: -1}
+	g := n.groups[f]
+	if g == nil {
+		g = &Group{function: f, node: n, slot: -1}
+		n.groups[f] = g
+	}
+	ct := &Container{id: id, group: g, memoryMB: memoryMB, state: Starting, lastUsed: now, made: now, slot: -1}
 	n.containers[id] = ct
 	n.busyMB += memoryMB
+	g.containers++
 	f.containers++
+	c.offer(n)
 	return ct
 }
 
 // SetState moves a container to a state other than Gone, and counts a use when
 // it becomes busy.
 func (c *Cluster) SetState(ct *Container, s State, now time.Time) {
-	was := ct.evictable()
+	was, is := ct.state.evictable(), s.evictable()
 	if s == Busy && ct.state != Busy {
 		ct.uses++
 	}
 	ct.state = s
-	is := ct.evictable()
 	if was && is { // pausing is no use
 		return
 	}
+	if was {
+		ct.rested = now.Sub(ct.lastUsed)
+	}
 	ct.lastUsed = now
+	n := ct.group.node
 	switch {
 	case was:
 		c.unlink(ct)
-		ct.node.idleMB -= ct.memoryMB
-		ct.node.busyMB += ct.memoryMB
+		n.idle--
+		n.idleMB -= ct.memoryMB
+		n.busyMB += ct.memoryMB
+		c.offer(n)
 	case is:
-		ct.node.busyMB -= ct.memoryMB
-		ct.node.idleMB += ct.memoryMB
+		n.idle++
+		n.busyMB -= ct.memoryMB
+		n.idleMB += ct.memoryMB
+		c.offer(n)
 		c.link(ct, now)
 	}
 }
 
 // Remove forgets a container, whatever its state.
 func (c *Cluster) Remove(ct *Container) {
-	if ct.evictable() {
-		c.unlink(ct)
-		ct.node.idleMB -= ct.memoryMB
-	} else {
-		ct.node.busyMB -= ct.memoryMB
+	if ct.state == Gone {
+		return
 	}
-	ct.function.containers--
-	delete(ct.node.containers, ct.id)
+	g := ct.group
+	n, f := g.node, g.function
+	if ct.state.evictable() {
+		c.unlink(ct)
+		n.idle--
+		n.idleMB -= ct.memoryMB
+	} else {
+		n.busyMB -= ct.memoryMB
+		c.offer(n)
+	}
+	if g.containers--; g.containers == 0 {
+		delete(n.groups, f)
+	}
+	f.containers--
+	delete(n.containers, ct.id)
 	ct.state = Gone
+	c.release(f)
+}
+
+// reserve changes what a job's node keeps for it.
+func (c *Cluster) reserve(j *Job, memoryMB int64) {
+	if d := memoryMB - j.reservedMB; d != 0 {
+		j.reservedMB = memoryMB
+		j.node.reservedMB += d
+		j.node.busyMB += d
+		c.offer(j.node)
+	}
 }
 
 // Evict removes an idle container to make room, and tells the KeepAlive.
@@ -310,15 +270,26 @@ func (c *Cluster) Evict(ct *Container) {
 	c.Remove(ct)
 }
 
-// link puts an idle container into its node's and its function's list.
+// link puts an idle container into the lists of its node, its group and its
+// function.
 func (c *Cluster) link(ct *Container, now time.Time) {
 	if c.keepAlive != nil {
 		ct.priority = c.keepAlive.Priority(ct, now)
 	}
-	n := ct.node
-	// Newcomers mostly belong at the end: with least recently used, always.
+	c.linkNode(ct)
+	linkGroup(ct)
+	f := ct.group.function
+	ct.slot = len(f.idle)
+	f.idle = append(f.idle, ct)
+}
+
+// linkNode puts an idle container into its node's order of eviction.
+func (c *Cluster) linkNode(ct *Container) {
+	n := ct.group.node
+	// Newcomers mostly belong at the end: with least recently used, nearly
+	// always.
 	after := n.last
-	for c.keepAlive != nil && after != nil && after.priority > ct.priority {
+	for after != nil && c.evictedBefore(ct, after) {
 		after = after.prev
 	}
 	ct.prev = after
@@ -332,12 +303,41 @@ func (c *Cluster) link(ct *Container, now time.Time) {
 	} else {
 		ct.next.prev = ct
 	}
-	ct.slot = len(ct.function.idle)
-	ct.function.idle = append(ct.function.idle, ct)
+}
+
+func (c *Cluster) evictedBefore(a, b *Container) bool {
+	if c.keepAlive != nil {
+		return a.priority < b.priority
+	}
+	return a.lastUsed.Before(b.lastUsed)
+}
+
+// linkGroup puts an idle container into its group's order of last use.
+func linkGroup(ct *Container) {
+	g := ct.group
+	var newer *Container
+	older := g.newest
+	for older != nil && ct.lastUsed.Before(older.lastUsed) {
+		newer, older = older, older.older
+	}
+	ct.older, ct.newer = older, newer
+	if older != nil {
+		older.newer = ct
+	}
+	if newer != nil {
+		newer.older = ct
+	} else {
+		g.newest = ct
+	}
+	if g.slot < 0 {
+		g.slot = len(g.function.warm)
+		g.function.warm = append(g.function.warm, g)
+	}
 }
 
 func (c *Cluster) unlink(ct *Container) {
-	n := ct.node
+	g := ct.group
+	n, f := g.node, g.function
 	if ct.prev == nil {
 		n.first = ct.next
 	} else {
@@ -348,12 +348,26 @@ func (c *Cluster) unlink(ct *Container) {
 	} else {
 		ct.next.prev = ct.prev
 	}
-	ct.next, ct.prev = nil, nil
-	idle := ct.function.idle
-	last := idle[len(idle)-1]
-	idle[ct.slot] = last
-	last.slot = ct.slot
-	idle[len(idle)-1] = nil
-	ct.function.idle = idle[:len(idle)-1]
+	if ct.newer == nil {
+		g.newest = ct.older
+	} else {
+		ct.newer.older = ct.older
+	}
+	if ct.older != nil {
+		ct.older.newer = ct.newer
+	}
+	ct.next, ct.prev, ct.older, ct.newer = nil, nil, nil, nil
+
+	last := f.idle[len(f.idle)-1]
+	f.idle[ct.slot], last.slot = last, ct.slot
+	f.idle[len(f.idle)-1] = nil
+	f.idle = f.idle[:len(f.idle)-1]
 	ct.slot = -1
+	if g.newest == nil {
+		end := f.warm[len(f.warm)-1]
+		f.warm[g.slot], end.slot = end, g.slot
+		f.warm[len(f.warm)-1] = nil
+		f.warm = f.warm[:len(f.warm)-1]
+		g.slot = -1
+	}
 }

@@ -1,6 +1,9 @@
 package sophon
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // View is the cluster as a policy sees it: everything can be read, nothing
 // changed. It is valid during one call.
@@ -11,6 +14,31 @@ func ViewOf(c *Cluster) View { return View{c} }
 
 // Nodes returns all nodes, offline ones too, by index. The slice must not be changed.
 func (v View) Nodes() []*Node { return v.cluster.nodes }
+
+// Version grows whenever a node is added or removed, so that a policy knows
+// when to renew what it derived from the set of nodes.
+func (v View) Version() uint64 { return v.cluster.version }
+
+// MostAvailable returns the node with the most available memory of those that
+// take work, the lowest index among equals, or nil. It takes constant time
+// where nothing fits and logarithmic time else.
+func (v View) MostAvailable() *Node {
+	i := v.cluster.offers.leader()
+	if i < 0 {
+		return nil
+	}
+	return v.cluster.nodes[i]
+}
+
+// Fits reports in constant time whether any node fits (Node.Fits).
+func (v View) Fits(memoryMB int64) bool {
+	most := v.cluster.offers.most()
+	return most != math.MinInt64 && most >= memoryMB
+}
+
+// Load returns the memory of the starting and busy containers on all online
+// nodes, and the capacity of these nodes, in MiB.
+func (v View) Load() (busyMB, capacityMB int64) { return v.cluster.busyMB, v.cluster.capacityMB }
 
 // Request is what a policy decides about.
 type Request struct {
@@ -65,6 +93,12 @@ type Observer interface {
 	Became(c *Container, s State, now time.Time)
 	// ColdStarted tells how long a cold start of the function took.
 	ColdStarted(f *Function, took time.Duration, now time.Time)
+}
+
+// Forgetter is a Policy that is told when a function is forgotten
+// (Cluster.Forget), so that it can drop what it has learnt of it.
+type Forgetter interface {
+	Forgot(f *Function)
 }
 
 // Prewarmer is a Policy that starts and ends containers ahead of need.

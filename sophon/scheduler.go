@@ -1,33 +1,20 @@
 package sophon
 
 import (
-	"slices"
+	"fmt"
 	"time"
 )
 
-// Job is one invocation on its way through a Scheduler. The caller makes it
-// and fills in the exported fields; one job is submitted once.
-type Job struct {
-	ID       string
-	Function *Function
-	Arrived  time.Time
-	// Deadline is until when it may wait for a place; zero is for ever.
-	Deadline time.Time
-	// Seq is the number of the message that sent it to its node, counted by
-	// the caller for each node; see Sync.
-	Seq uint64
-	// Value is the caller's.
-	Value any
-
-	node      *Node
-	container *Container
-}
-
-// Node is where the job runs or is being sent, or nil.
-func (j *Job) Node() *Node { return j.node }
-
-// Container is the container that the job is thought to run in, or nil.
-func (j *Job) Container() *Container { return j.container }
+// How the Scheduler is fair to those that wait (see Drain).
+const (
+	// DefaultPatience is how long a job that fits nowhere waits before a node
+	// is saved for it.
+	DefaultPatience = 5 * time.Second
+	// agedAfter is how long a job waits before it may be overtaken by warm
+	// starts only maxOvertakes times in a row.
+	agedAfter    = 2 * time.Second
+	maxOvertakes = 16
+)
 
 // Placement is what an invoker is to be told.
 type Placement struct {
@@ -47,96 +34,179 @@ type Placement struct {
 	Evict []string
 	// Function is what the container is for.
 	Function *Function
+
+	made *Container
+}
+
+// Sent notes the number of the message that carries the placement to its node
+// (Job.Seq). For a container that is started in advance it must be called, or
+// the second full report (Sync) without that container takes it for lost.
+func (p Placement) Sent(seq uint64) {
+	if p.Job != nil {
+		p.Job.Seq = seq
+	}
+	if p.made != nil && p.made.order != nil {
+		p.made.order.seq = seq
+	}
 }
 
 // Scheduler commits a policy's choices to a Cluster and keeps the jobs that
 // fit nowhere in a queue for each function. It is not safe for concurrent use.
+//
+// The times that its methods are given must not go back.
 type Scheduler struct {
 	cluster  *Cluster
 	policy   Policy
+	grain    Grain
 	observer Observer // the policy, if it observes
 	newID    func() string
+	patience time.Duration
 
-	running map[string]*Job
-	waiting map[*Function][]*Job
-	queued  int
+	running int // jobs that are placed
+	waits   waits
+	jobs    uint64 // submitted
+	// overtakes counts the warm starts since an aged job was last tried.
+	overtakes int
+	saved     saved
+	last      time.Time // that a method was given
+}
+
+// saved is a node that is kept free for a job that fits nowhere.
+type saved struct {
+	node  *Node
+	job   *Job
+	since time.Time
 }
 
 // NewScheduler returns a scheduler. newID gives each new container a name that
-// no other container of the cluster ever had.
+// no other container of the cluster ever had. A policy that is a KeepAlive too
+// orders eviction in a cluster that has no nodes yet and no other KeepAlive.
 func NewScheduler(c *Cluster, p Policy, newID func() string) *Scheduler {
 	o, _ := p.(Observer)
-	return &Scheduler{cluster: c, policy: p, observer: o, newID: newID,
-		running: map[string]*Job{}, waiting: map[*Function][]*Job{}}
+	if f, ok := p.(Forgetter); ok {
+		c.forgot = f.Forgot
+	}
+	if k, ok := p.(KeepAlive); ok && c.keepAlive == nil && len(c.nodes) == 0 {
+		c.keepAlive = k
+	}
+	return &Scheduler{cluster: c, policy: p, grain: p.Grain(), observer: o, newID: newID,
+		patience: DefaultPatience}
 }
+
+// SetPatience sets how long a job that fits nowhere waits before a node is
+// saved for it; 0 is for ever.
+func (s *Scheduler) SetPatience(d time.Duration) { s.patience = d }
 
 // Cluster is the state that the scheduler commits to.
 func (s *Scheduler) Cluster() *Cluster { return s.cluster }
 
 // Queued is how many jobs wait.
-func (s *Scheduler) Queued() int { return s.queued }
+func (s *Scheduler) Queued() int { return s.waits.len }
 
 // Running is how many jobs are placed and not finished.
-func (s *Scheduler) Running() int { return len(s.running) }
+func (s *Scheduler) Running() int { return s.running }
 
-// Job returns a placed job, or nil.
-func (s *Scheduler) Job(id string) *Job { return s.running[id] }
+// Job returns a placed job, or nil. It looks at all jobs that are placed.
+func (s *Scheduler) Job(id string) *Job {
+	for _, n := range s.cluster.nodes {
+		if j := n.jobs.find(id); j != nil {
+			return j
+		}
+	}
+	return nil
+}
 
 // Submit places a new job, or queues it where it fits nowhere or others of its
 // function wait before it; ok tells which.
 func (s *Scheduler) Submit(j *Job, now time.Time) (p Placement, ok bool) {
+	s.last = now
+	s.jobs++
+	j.number = s.jobs
+	j.Function.jobs++
 	if s.observer != nil {
 		s.observer.Arrived(j.Function, now)
 	}
-	if len(s.waiting[j.Function]) == 0 {
-		if p, ok = s.place(j, now); ok {
-			return p, true
+	if j.Function.queue == nil {
+		if d := s.choose(j, now); d.Node != nil {
+			return s.commit(j, d, now), true
 		}
 	}
-	s.waiting[j.Function] = append(s.waiting[j.Function], j)
-	s.queued++
+	s.waits.add(j)
 	return Placement{}, false
 }
 
-// Requeue puts a placed job that did not run back at the head of its queue.
+// Requeue puts a job that did not run back into its queue, in the order of
+// arrival: a placed one, or one that Lose or Sync returned. A new container that was asked for it and not reported is taken
+// for not made.
 func (s *Scheduler) Requeue(j *Job) {
-	s.Finish(j)
-	s.waiting[j.Function] = slices.Insert(s.waiting[j.Function], 0, j)
-	s.queued++
+	switch {
+	case j.waiting:
+		return
+	case j.node != nil:
+		c := j.container
+		s.finish(j)
+		if c != nil && c.order != nil {
+			s.remove(c, s.last)
+		}
+	default:
+		j.Function.jobs++
+	}
+	j.Seq = 0
+	s.waits.add(j)
 }
 
-// place asks the policy and commits its choice.
-func (s *Scheduler) place(j *Job, now time.Time) (Placement, bool) {
+// choose asks the policy, and checks its answer.
+func (s *Scheduler) choose(j *Job, now time.Time) Decision {
 	d := s.policy.Choose(View{s.cluster}, Request{Function: j.Function, Now: now})
-	if d.Node == nil {
-		return Placement{}, false
+	switch c := d.Container; {
+	case d.Node == nil:
+	case !d.Node.Fits(j.Function.MemoryMB):
+		panic(fmt.Sprintf("policy %s chose node %s, which does not fit", s.policy.Name(), d.Node.name))
+	case c != nil && (!c.state.evictable() || c.group.node != d.Node || c.group.function != j.Function):
+		panic(fmt.Sprintf("policy %s chose container %s, which is no idle one of the function on node %s", s.policy.Name(), c.id, d.Node.name))
 	}
+	return d
+}
+
+// commit carries out the policy's choice.
+func (s *Scheduler) commit(j *Job, d Decision, now time.Time) Placement {
 	p := Placement{Job: j, Node: d.Node, Container: s.newID(), Function: j.Function}
-	if d.Container != nil {
-		p.Expect = d.Container.id
-		s.setState(d.Container, Busy, now)
-		s.claim(j, d.Container)
-		s.running[j.ID] = j
-		return p, true
-	}
-	if s.policy.Grain() == NodeGrained {
+	c := d.Container
+	switch {
+	case c != nil:
+		p.Expect = c.id
+		s.setState(c, Busy, now)
+	case s.grain == NodeGrained:
 		p.AnyWarm = true
-	} else {
+	default:
 		p.Evict = s.evict(d, j.Function.MemoryMB, now)
+		c = s.start(d.Node, j.Function, p.Container, p.Evict, now)
 	}
-	s.claim(j, s.start(d.Node, j.Function, p.Container, now))
-	s.running[j.ID] = j
-	return p, true
+	j.Seq, j.spare, j.node = 0, p.Container, d.Node
+	d.Node.jobs.pushBack(j)
+	s.running++
+	if c != nil {
+		s.claim(j, c)
+	} else {
+		s.cluster.reserve(j, j.Function.MemoryMB)
+	}
+	return p
 }
 
 // evict makes room for a cold start and names the containers to end.
 func (s *Scheduler) evict(d Decision, memoryMB int64, now time.Time) []string {
+	if d.Victims == nil && d.Node.FreeMB() >= memoryMB {
+		return nil
+	}
 	victims := d.Victims
 	if victims == nil {
 		victims, _ = d.Node.Victims(memoryMB)
 	}
-	var names []string
+	names := make([]string, 0, len(victims))
 	for _, v := range victims {
+		if !v.state.evictable() || v.group.node != d.Node {
+			panic(fmt.Sprintf("policy %s evicts container %s, which is no idle one on node %s", s.policy.Name(), v.id, d.Node.name))
+		}
 		names = append(names, v.id)
 		s.cluster.Evict(v)
 		s.became(v, Gone, now)
@@ -144,9 +214,11 @@ func (s *Scheduler) evict(d Decision, memoryMB int64, now time.Time) []string {
 	return names
 }
 
+// claim gives a container to a job, in place of what it had.
 func (s *Scheduler) claim(j *Job, c *Container) {
 	s.unclaim(j)
-	j.node, j.container = c.node, c
+	s.cluster.reserve(j, 0)
+	j.container = c
 	c.claim = j
 }
 
@@ -157,14 +229,19 @@ func (s *Scheduler) unclaim(j *Job) {
 	j.container = nil
 }
 
-func (s *Scheduler) start(n *Node, f *Function, id string, now time.Time) *Container {
+// start adds a container that an invoker is asked for.
+func (s *Scheduler) start(n *Node, f *Function, id string, evict []string, now time.Time) *Container {
 	c := s.cluster.Start(n, f, id, f.MemoryMB, now)
+	c.order = &order{evict: evict}
 	s.became(c, Starting, now)
 	return c
 }
 
 func (s *Scheduler) setState(c *Container, st State, now time.Time) {
 	s.cluster.SetState(c, st, now)
+	if st.evictable() && c.group.function.queue != nil {
+		s.waits.markReady(c.group.function.queue)
+	}
 	s.became(c, st, now)
 }
 
@@ -180,209 +257,34 @@ func (s *Scheduler) became(c *Container, st State, now time.Time) {
 }
 
 // Finish forgets a placed job: it has ended, one way or another. Its
-// container's new state comes by Apply.
+// container's new state comes by Apply. A job that is not placed is ignored.
 func (s *Scheduler) Finish(j *Job) {
-	delete(s.running, j.ID)
+	if j.node == nil {
+		return
+	}
+	if c := j.container; c != nil && c.order != nil {
+		// Either the report that comes with the result names it, or it was
+		// never made.
+		n := c.group.node
+		n.orphans = append(n.orphans, c)
+	}
+	s.finish(j)
+	s.settle(j)
+}
+
+// finish takes a job off its node.
+func (s *Scheduler) finish(j *Job) {
+	s.running--
 	s.unclaim(j)
+	s.cluster.reserve(j, 0)
+	j.node.jobs.remove(j)
 	j.node = nil
 }
 
-// Change is a container's new state, as its invoker reports it.
-type Change struct {
-	Container string
-	State     State
-	// Function and MemoryMB describe the container, in case it is not known.
-	Function *Function
-	MemoryMB int64
-	// Job is the id of the job that it starts or runs, if any.
-	Job string
-	// Cold is how long the container took to start, on the change that ends
-	// the start.
-	Cold time.Duration
-}
-
-// Apply takes in what an invoker reports, in the order it happened. Finish
-// comes first for jobs whose results came with the report.
-func (s *Scheduler) Apply(n *Node, changes []Change, now time.Time) {
-	for _, ch := range changes {
-		s.apply(n, ch, now)
-	}
-}
-
-func (s *Scheduler) apply(n *Node, ch Change, now time.Time) {
-	c := s.cluster.Lookup(n, ch.Container)
-	if ch.State == Gone {
-		if c != nil {
-			s.remove(c, now)
-		}
-		return
-	}
-	if c == nil {
-		c = s.cluster.Start(n, ch.Function, ch.Container, ch.MemoryMB, now)
-		s.became(c, Starting, now)
-	}
-	if ch.Cold > 0 && s.observer != nil {
-		s.observer.ColdStarted(c.function, ch.Cold, now)
-	}
-	idle := ch.State == Idle || ch.State == Paused
-	if idle && c.claim != nil {
-		return // reported before the message that gave it to a job came
-	}
-	if j := s.running[ch.Job]; j != nil && !idle && j.container != c {
-		s.claim(j, c)
-	}
-	if c.state != ch.State {
-		s.setState(c, ch.State, now)
-	}
-}
-
-// Sync replaces what is known of a node by a full report. seen is the Seq of
-// the last message that the invoker had received when it wrote the report. The
-// result is the jobs that were sent before that, but that the invoker does not
-// know: they are lost, and no longer placed.
-func (s *Scheduler) Sync(n *Node, full []Change, seen uint64, now time.Time) (lost []*Job) {
-	var placed []*Job
-	for _, j := range s.running {
-		if j.node == n {
-			placed = append(placed, j)
-		}
-	}
-	slices.SortFunc(placed, func(a, b *Job) int { return int(int64(a.Seq) - int64(b.Seq)) })
-	wanted := map[*Job]string{}
-	for _, j := range placed {
-		if j.container != nil {
-			wanted[j] = j.container.id
-		}
-		s.unclaim(j)
-	}
-	s.clear(n, now)
-	s.Apply(n, full, now)
-	for _, j := range placed {
-		switch {
-		case j.container != nil: // the report knows it
-		case j.Seq <= seen:
-			s.Finish(j)
-			lost = append(lost, j)
-		default: // on its way
-			c := s.cluster.Lookup(n, wanted[j])
-			if c == nil {
-				c = s.start(n, j.Function, wanted[j], now)
-			} else if c.evictable() {
-				s.setState(c, Busy, now)
-			}
-			s.claim(j, c)
-		}
-	}
-	return lost
-}
-
-func (s *Scheduler) clear(n *Node, now time.Time) {
-	for _, c := range n.containers {
-		s.remove(c, now)
-	}
-}
-
-// Lose marks a node offline, forgets its containers, and returns the jobs that
-// were placed there; they are no longer placed.
-func (s *Scheduler) Lose(n *Node, now time.Time) (lost []*Job) {
-	for _, j := range s.running {
-		if j.node == n {
-			lost = append(lost, j)
-		}
-	}
-	slices.SortFunc(lost, func(a, b *Job) int { return int(int64(a.Seq) - int64(b.Seq)) })
-	for _, j := range lost {
-		s.Finish(j)
-	}
-	s.clear(n, now)
-	s.cluster.SetOnline(n, false)
-	return lost
-}
-
-// Drain places waiting jobs, the longest waiting first, as far as they fit.
-func (s *Scheduler) Drain(now time.Time) []Placement {
-	var out []Placement
-	for s.queued > 0 {
-		n := len(out)
-		out = s.drainOnce(out, now)
-		if len(out) == n {
-			break
-		}
-	}
-	return out
-}
-
-// drainOnce tries the head of every queue that could fit.
-func (s *Scheduler) drainOnce(out []Placement, now time.Time) []Placement {
-	most := int64(-1)
-	for _, n := range s.cluster.nodes {
-		if n.online {
-			most = max(most, n.AvailableMB())
-		}
-	}
-	var heads []*Job
-	for f, q := range s.waiting {
-		if f.MemoryMB <= most {
-			heads = append(heads, q[0])
-		}
-	}
-	slices.SortFunc(heads, func(a, b *Job) int {
-		if c := a.Arrived.Compare(b.Arrived); c != 0 {
-			return c
-		}
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
-	for _, j := range heads {
-		if p, ok := s.place(j, now); ok {
-			out = append(out, p)
-			s.pop(j.Function)
-		}
-	}
-	return out
-}
-
-func (s *Scheduler) pop(f *Function) *Job {
-	q := s.waiting[f]
-	j := q[0]
-	q[0] = nil
-	if len(q) == 1 {
-		delete(s.waiting, f)
-	} else {
-		s.waiting[f] = q[1:]
-	}
-	s.queued--
-	return j
-}
-
-// Expire removes and returns the waiting jobs whose deadline has passed.
-func (s *Scheduler) Expire(now time.Time) []*Job {
-	var out []*Job
-	for f, q := range s.waiting {
-		for len(q) > 0 && !q[0].Deadline.IsZero() && !now.Before(q[0].Deadline) {
-			out = append(out, s.pop(f))
-			q = s.waiting[f]
-		}
-	}
-	return out
-}
-
-// Cancel removes a waiting job. It reports whether the job was waiting.
-func (s *Scheduler) Cancel(j *Job) bool {
-	q := s.waiting[j.Function]
-	i := slices.Index(q, j)
-	if i < 0 {
-		return false
-	}
-	if q = slices.Delete(q, i, i+1); len(q) == 0 {
-		delete(s.waiting, j.Function)
-	} else {
-		s.waiting[j.Function] = q
-	}
-	s.queued--
-	return true
+// settle notes that a job is neither waiting nor running any more.
+func (s *Scheduler) settle(j *Job) {
+	j.Function.jobs--
+	s.cluster.release(j.Function)
 }
 
 // Prewarm starts a container of f on n with nothing to run, and makes room for
@@ -391,8 +293,21 @@ func (s *Scheduler) Prewarm(f *Function, n *Node, now time.Time) (p Placement, o
 	if !n.Fits(f.MemoryMB) {
 		return Placement{}, false
 	}
+	s.last = now
 	p = Placement{Node: n, Container: s.newID(), Function: f}
 	p.Evict = s.evict(Decision{Node: n}, f.MemoryMB, now)
-	s.start(n, f, p.Container, now)
+	p.made = s.start(n, f, p.Container, p.Evict, now)
+	p.made.order.advance = true
 	return p, true
+}
+
+// End forgets an idle container that its invoker is told to end, so that no
+// job gets it any more. It reports whether the container was idle.
+func (s *Scheduler) End(c *Container, now time.Time) bool {
+	if !c.state.evictable() {
+		return false
+	}
+	s.last = now
+	s.remove(c, now)
+	return true
 }

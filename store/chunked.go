@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/johannesboyne/gofakes3"
+
+	"github.com/volley-run/volley/internal/sigv4"
 )
 
 const (
@@ -23,14 +25,22 @@ const (
 	chunkMaxTrailers = 16
 )
 
-// chunkedBody replaces r's body, which is in aws-chunked encoding, with what
-// it holds, and changes the headers to match.
-func chunkedBody(r *http.Request, c *claim, key []byte) *refusal {
+// chain is what the signatures of a body's chunks build on.
+type chain struct {
+	timestamp, scope string
+	// previous is the signature before: at first that of the request.
+	previous string
+	sign     func(text string) string
+}
+
+// chunkedBody replaces r's body, which is in the aws-chunked encoding that
+// payload names, with what it holds, and changes the headers to match.
+func chunkedBody(r *http.Request, payload string, signatures chain) *refusal {
 	bad := func(message string) *refusal {
 		return &refusal{http.StatusBadRequest, gofakes3.ErrInvalidArgument, message}
 	}
-	d := &chunkReader{timestamp: c.timestamp, scope: c.scope(), key: key, previous: c.signature}
-	switch c.payload {
+	d := &chunkReader{chain: signatures}
+	switch payload {
 	case "STREAMING-AWS4-HMAC-SHA256-PAYLOAD":
 		d.signed = true
 	case "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER":
@@ -38,7 +48,7 @@ func chunkedBody(r *http.Request, c *claim, key []byte) *refusal {
 	case "STREAMING-UNSIGNED-PAYLOAD-TRAILER":
 		d.trailer = true
 	default:
-		return bad("the body is in an encoding that is not known here: " + c.payload)
+		return bad("the body is in an encoding that is not known here: " + payload)
 	}
 	size, err := strconv.ParseInt(r.Header.Get("X-Amz-Decoded-Content-Length"), 10, 64)
 	if err != nil || size < 0 {
@@ -52,7 +62,7 @@ func chunkedBody(r *http.Request, c *claim, key []byte) *refusal {
 	}{d, r.Body}
 	r.ContentLength = size
 	r.Header.Set("Content-Length", strconv.FormatInt(size, 10))
-	r.Header.Set("X-Amz-Content-Sha256", unsignedPayload)
+	r.Header.Set("X-Amz-Content-Sha256", sigv4.UnsignedPayload)
 	var encodings []string
 	for encoding := range strings.SplitSeq(r.Header.Get("Content-Encoding"), ",") {
 		if e := strings.TrimSpace(encoding); e != "" && e != "aws-chunked" {
@@ -71,16 +81,14 @@ func chunkedBody(r *http.Request, c *claim, key []byte) *refusal {
 // and the signature before; an empty chunk; and trailers. Checksums in trailers
 // are read over; of a signed body their signature is checked.
 type chunkReader struct {
-	r                *bufio.Reader
-	signed, trailer  bool
-	timestamp, scope string
-	key              []byte
-	previous         string // signature
-	signature        string // of the chunk being read
-	hash             hash.Hash
-	chunkLeft, left  int64
-	inChunk, ended   bool
-	err              error
+	r *bufio.Reader
+	chain
+	signed, trailer bool
+	signature       string // of the chunk being read
+	hash            hash.Hash
+	chunkLeft, left int64
+	inChunk, ended  bool
+	err             error
 }
 
 // Read returns io.EOF only after the whole body, with all signatures, has
@@ -175,12 +183,12 @@ func (d *chunkReader) checkChunk() error {
 	if !d.signed {
 		return nil
 	}
-	return d.check("AWS4-HMAC-SHA256-PAYLOAD", emptySHA256+"\n"+hex.EncodeToString(d.hash.Sum(nil)), d.signature)
+	return d.check("AWS4-HMAC-SHA256-PAYLOAD", sigv4.EmptySHA256+"\n"+hex.EncodeToString(d.hash.Sum(nil)), d.signature)
 }
 
 // check compares a signature in the chain and makes it the previous one.
 func (d *chunkReader) check(algorithm, content, signature string) error {
-	want := sign(d.key, algorithm+"\n"+d.timestamp+"\n"+d.scope+"\n"+d.previous+"\n"+content)
+	want := d.sign(algorithm + "\n" + d.timestamp + "\n" + d.scope + "\n" + d.previous + "\n" + content)
 	if !hmac.Equal([]byte(want), []byte(signature)) {
 		return badChunk("the signature of a part of the body does not match")
 	}

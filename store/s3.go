@@ -21,6 +21,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/volley-run/volley/internal/sigv4"
 )
 
 const (
@@ -33,8 +35,6 @@ const (
 	uploadConcurrency = 3
 	// abortTimeout bounds the clean-up after an upload that failed.
 	abortTimeout = 10 * time.Second
-	// maxPresign is what signature version 4 allows.
-	maxPresign = 7 * 24 * time.Hour
 )
 
 // S3 is a Store in a bucket of S3 or of a server that speaks its protocol.
@@ -343,8 +343,8 @@ func (s *S3) PresignGet(ctx context.Context, key string, ttl time.Duration) (str
 	if err := CheckKey(key); err != nil {
 		return "", err
 	}
-	if ttl < time.Second || ttl > maxPresign {
-		return "", fmt.Errorf("presign %q: a time of %v is not between 1s and %v", key, ttl, maxPresign)
+	if ttl < time.Second || ttl > sigv4.MaxExpires {
+		return "", fmt.Errorf("presign %q: a time of %v is not between 1s and %v", key, ttl, sigv4.MaxExpires)
 	}
 	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key)}
 	out, err := s3.NewPresignClient(s.client).PresignGetObject(ctx, in, s3.WithPresignExpires(ttl))

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/johannesboyne/gofakes3"
+
+	"github.com/volley-run/volley/internal/sigv4"
 )
 
 const (
@@ -58,7 +60,7 @@ type ServerConfig struct {
 // called concurrently.
 type Server struct {
 	backend              *backend
-	verifier             *verifier
+	verifier             *sigv4.Verifier
 	accessKey, secretKey string
 	bucket               string
 	http                 *http.Server
@@ -113,7 +115,7 @@ func StartServer(ctx context.Context, c ServerConfig) (*Server, error) {
 	}
 	s := &Server{
 		backend:   b,
-		verifier:  &verifier{accessKey: c.AccessKey, secretKey: c.SecretKey, now: time.Now},
+		verifier:  sigv4.New(sigv4.Options{Service: "s3", Keys: sigv4.Static{c.AccessKey: c.SecretKey}}),
 		accessKey: c.AccessKey, secretKey: c.SecretKey,
 		bucket:   c.Buckets[0],
 		listener: listener,
@@ -196,7 +198,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.active.Done()
 	// A browser asks without a signature whether it may ask with one.
 	if r.Method != http.MethodOptions {
-		if refused := s.verifier.verify(r); refused != nil {
+		if refused := verify(s.verifier, r); refused != nil {
 			refused.write(w, r)
 			return
 		}

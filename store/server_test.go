@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/volley-run/volley/internal/sigv4"
 	"github.com/volley-run/volley/internal/testenv"
 )
 
@@ -70,7 +71,7 @@ func TestServerRefusesOldSignatures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := *srv.verifier
+	accessKey, secretKey := srv.Credentials()
 	for _, c := range []struct {
 		name string
 		by   time.Duration
@@ -80,13 +81,15 @@ func TestServerRefusesOldSignatures(t *testing.T) {
 		{"after the address has expired", 2 * time.Minute, false},
 		{"long before it was signed", -time.Hour, false},
 	} {
-		v := old
-		v.now = func() time.Time { return time.Now().Add(c.by) }
+		v := sigv4.New(sigv4.Options{
+			Service: "s3", Keys: sigv4.Static{accessKey: secretKey},
+			Now: func() time.Time { return time.Now().Add(c.by) },
+		})
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if refused := v.verify(req); (refused == nil) != c.want {
+		if refused := verify(v, req); (refused == nil) != c.want {
 			t.Errorf("%s: %+v", c.name, refused)
 		}
 	}
@@ -299,36 +302,37 @@ func TestServerNeedsASensibleConfiguration(t *testing.T) {
 
 // chunk writes one chunk of a signed aws-chunked body and returns its
 // signature.
-func chunk(b *strings.Builder, c *claim, key []byte, previous, content string) string {
-	sum := hexSHA256(content)
-	signature := sign(key, "AWS4-HMAC-SHA256-PAYLOAD\n"+c.timestamp+"\n"+c.scope()+"\n"+previous+"\n"+emptySHA256+"\n"+sum)
+func chunk(b *strings.Builder, c chain, previous, content string) string {
+	signature := c.sign("AWS4-HMAC-SHA256-PAYLOAD\n" + c.timestamp + "\n" + c.scope + "\n" + previous + "\n" + sigv4.EmptySHA256 + "\n" + hexSHA256(content))
 	fmt.Fprintf(b, "%x;chunk-signature=%s\r\n%s\r\n", len(content), signature, content)
 	return signature
 }
 
 func TestChunkedBodies(t *testing.T) {
-	c := &claim{payload: "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", timestamp: "20260102T030405Z", date: "20260102", region: "r", signature: "seed"}
-	key := signingKey("secret", c.date, c.region)
-	var signed strings.Builder
-	chunk(&signed, c, key, chunk(&signed, c, key, chunk(&signed, c, key, "seed", "hello "), "world"), "")
-	unsigned := *c
-	unsigned.payload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+	c := chain{
+		timestamp: "20260102T030405Z", scope: "20260102/r/s3/aws4_request", previous: "seed",
+		sign: func(text string) string { return hexSHA256("a secret" + text) },
+	}
+	var body strings.Builder
+	chunk(&body, c, chunk(&body, c, chunk(&body, c, "seed", "hello "), "world"), "")
+	whole := body.String()
+	const signed, unsigned = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 	for _, tc := range []struct {
-		name  string
-		claim *claim
-		body  string
-		want  string // empty: an error
+		name    string
+		payload string
+		body    string
+		want    string // empty: an error
 	}{
-		{"signed chunks", c, signed.String(), "hello world"},
-		{"a changed chunk", c, strings.Replace(signed.String(), "world", "w0rld", 1), ""},
-		{"a cut body", c, signed.String()[:len(signed.String())/2], ""},
-		{"no last chunk", c, signed.String()[:strings.LastIndex(signed.String(), "0;")], ""},
-		{"chunks without signatures", c, "b\r\nhello world\r\n0\r\n\r\n", ""},
-		{"unsigned chunks and a trailer", &unsigned, "6\r\nhello \r\n5\r\nworld\r\n0\r\nx-amz-checksum-crc32:DUoRhQ==\r\n\r\n", "hello world"},
-		{"less than announced", &unsigned, "5\r\nhello\r\n0\r\n\r\n", ""},
-		{"more than announced", &unsigned, "c\r\nhello world!\r\n0\r\n\r\n", ""},
-		{"a size that is none", &unsigned, "-5\r\nhello\r\n", ""},
-		{"an endless line", &unsigned, strings.Repeat("0", 10000), ""},
+		{"signed chunks", signed, whole, "hello world"},
+		{"a changed chunk", signed, strings.Replace(whole, "world", "w0rld", 1), ""},
+		{"a cut body", signed, whole[:len(whole)/2], ""},
+		{"no last chunk", signed, whole[:strings.LastIndex(whole, "0;")], ""},
+		{"chunks without signatures", signed, "b\r\nhello world\r\n0\r\n\r\n", ""},
+		{"unsigned chunks and a trailer", unsigned, "6\r\nhello \r\n5\r\nworld\r\n0\r\nx-amz-checksum-crc32:DUoRhQ==\r\n\r\n", "hello world"},
+		{"less than announced", unsigned, "5\r\nhello\r\n0\r\n\r\n", ""},
+		{"more than announced", unsigned, "c\r\nhello world!\r\n0\r\n\r\n", ""},
+		{"a size that is none", unsigned, "-5\r\nhello\r\n", ""},
+		{"an endless line", unsigned, strings.Repeat("0", 10000), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://h/b/k", strings.NewReader(tc.body))
@@ -337,7 +341,7 @@ func TestChunkedBodies(t *testing.T) {
 			}
 			r.Header.Set("X-Amz-Decoded-Content-Length", "11")
 			r.Header.Set("Content-Encoding", "aws-chunked")
-			if refused := chunkedBody(r, tc.claim, key); refused != nil {
+			if refused := chunkedBody(r, tc.payload, c); refused != nil {
 				t.Fatal(refused.message)
 			}
 			got, err := io.ReadAll(r.Body)
@@ -361,7 +365,7 @@ func FuzzChunkedBody(f *testing.F) {
 			t.Fatal(err)
 		}
 		r.Header.Set("X-Amz-Decoded-Content-Length", fmt.Sprint(size))
-		if chunkedBody(r, &claim{payload: "STREAMING-UNSIGNED-PAYLOAD-TRAILER"}, nil) != nil {
+		if chunkedBody(r, "STREAMING-UNSIGNED-PAYLOAD-TRAILER", chain{}) != nil {
 			return
 		}
 		got, err := io.ReadAll(r.Body)
@@ -369,4 +373,12 @@ func FuzzChunkedBody(f *testing.F) {
 			t.Errorf("%d bytes without an error, want %d", len(got), size)
 		}
 	})
+}
+
+func TestEveryProblemOfASignatureHasAnErrorOfS3(t *testing.T) {
+	for p := sigv4.Unsigned; p <= sigv4.Mismatch; p++ {
+		if r, ok := refusals[p]; !ok || r.status < 400 || r.code == "" {
+			t.Errorf("problem %d: %+v", p, r)
+		}
+	}
 }
