@@ -25,7 +25,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/volley, with the page where npm is there to build it
+build: ## build bin/: volley, with the page where npm is there to build it, and what it starts
 	@if command -v npm >/dev/null; then \
 		$(MAKE) --no-print-directory $(APP); \
 	elif [[ ! -s $(APP) ]]; then \
@@ -33,6 +33,8 @@ build: ## build bin/volley, with the page where npm is there to build it
 	fi
 	mkdir -p bin
 	go build -trimpath -o $(BIN) ./cmd/volley
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/volley-init ./cmd/volley-init
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/examples/echo/bootstrap ./examples/echo
 
 .PHONY: ui
 ui: ## build the page into web/ui/dist

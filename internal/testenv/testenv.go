@@ -52,6 +52,21 @@ const (
 	Root Capability = "root"
 	// Tmpfs is the right to mount a tmpfs; see MountTmpfs.
 	Tmpfs Capability = "tmpfs"
+	// Python3 is the python3 interpreter, found in PATH.
+	Python3 Capability = "python3"
+	// Node is the node interpreter, found in PATH.
+	Node Capability = "node"
+	// Runc is the runc program, found in PATH, and root and the control groups
+	// that it needs.
+	Runc Capability = "runc"
+	// Runsc is gVisor's runsc program, found in PATH, with the same.
+	Runsc Capability = "runsc"
+	// Overlayfs is the right to mount an overlay of directories.
+	Overlayfs Capability = "overlayfs"
+	// AWSCLI is the aws program, found in PATH.
+	AWSCLI Capability = "awscli"
+	// Boto3 is a Python with the module boto3; see Boto3Python.
+	Boto3 Capability = "boto3"
 	// DataFiles is the directory of test data; see Data.
 	DataFiles Capability = "data"
 )
@@ -151,14 +166,42 @@ func probe(t testing.TB, c Capability) error {
 			return fmt.Errorf("needs user id 0, has %d", uid)
 		}
 		return nil
+	case Python3:
+		return lookAny("python3")
+	case Node:
+		return lookAny("node")
 	case Tmpfs:
 		return probeTmpfs()
+	case Runc, Runsc:
+		return probeRuntime(string(c))
+	case Overlayfs:
+		return probeOverlayfs()
+	case AWSCLI:
+		_, err := exec.LookPath("aws")
+		return err
+	case Boto3:
+		_, err := Boto3Python()
+		return err
 	case DataFiles:
 		_, err := os.Stat(dataDir(t))
 		return err
 	}
 	t.Fatalf("testenv: unknown capability %q", c)
 	return nil
+}
+
+// Boto3Python returns a Python interpreter that has the module boto3: the
+// distribution's, which its packages are for, or else the one in PATH.
+func Boto3Python() (string, error) {
+	var errs []error
+	for _, python := range []string{"/usr/bin/python3", "python3"} {
+		err := run(python, "-c", "import boto3")
+		if err == nil {
+			return python, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
 }
 
 // lookAny returns nil if one of the programs is in PATH.

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -199,10 +200,17 @@ func (c *Controller) Logs(ctx context.Context, name string, since time.Time, fol
 	}
 	log := *c.logs.Load()
 	return log.Read(ctx, wire.LogSubject(name), since, follow, func(r bus.Record) error {
-		var line function.LogLine
-		if err := json.Unmarshal(r.Data, &line); err != nil {
-			return nil // not ours
+		for lines := json.NewDecoder(bytes.NewReader(r.Data)); ; {
+			var line function.LogLine
+			if lines.Decode(&line) != nil {
+				return nil // the end, or not ours
+			}
+			if line.Time.Before(since) {
+				continue
+			}
+			if err := handle(line); err != nil {
+				return err
+			}
 		}
-		return handle(line)
 	})
 }

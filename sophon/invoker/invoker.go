@@ -24,7 +24,7 @@ const (
 	DefaultStartTimeout = 2 * time.Minute
 	DefaultPing         = time.Second
 	DefaultLogAge       = 24 * time.Hour
-	DefaultLogBytes     = 256 << 20
+	DefaultLogBytes     = 1 << 30
 )
 
 const (

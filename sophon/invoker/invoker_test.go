@@ -562,9 +562,11 @@ func TestLogWriterDropsRatherThanBlocks(t *testing.T) {
 		}
 		n, notes := 0, ""
 		err = log.Read(t.Context(), wire.LogSubject("f"), time.Time{}, false, func(rec bus.Record) error {
-			n++
-			if bytes.Contains(rec.Data, []byte(`"platform"`)) {
-				notes += string(rec.Data)
+			n += bytes.Count(rec.Data, []byte("\n"))
+			for line := range bytes.Lines(rec.Data) {
+				if bytes.Contains(line, []byte(`"platform"`)) {
+					notes += string(line)
+				}
 			}
 			return nil
 		})
@@ -572,7 +574,7 @@ func TestLogWriterDropsRatherThanBlocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n != maxQueuedLines+2 || !strings.Contains(notes, "5 log lines") {
-			t.Errorf("%d records, notes %q", n, notes)
+			t.Errorf("%d lines, notes %q", n, notes)
 		}
 	})
 }

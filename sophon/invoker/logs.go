@@ -20,6 +20,11 @@ const (
 	// the bus; more than that is dropped.
 	maxQueuedLines     = 8192
 	maxQueuedLineBytes = 16 << 20
+	// gatherLines is how long lines wait for others: what a function writes in
+	// that time goes into one record, which costs hardly more than that of one
+	// line. maxRecordBytes ends the wait early.
+	gatherLines    = 5 * time.Millisecond
+	maxRecordBytes = 256 << 10
 	// logRetry is the wait after the log could not be reached.
 	logRetry = time.Second
 )
@@ -35,10 +40,18 @@ type logWriter struct {
 	bytes atomic.Int64
 	// lost counts dropped lines that the log itself was not told of.
 	lost atomic.Int64
+	// records are being gathered, by function. Only run uses them.
+	records map[string]*logRecord
+}
+
+// logRecord is lines of one function, as JSON.
+type logRecord struct {
+	data  []byte
+	lines int
 }
 
 func newLogWriter(b bus.Bus, o bus.LogOptions, log *slog.Logger, dropped prometheus.Counter) *logWriter {
-	return &logWriter{bus: b, options: o, log: log, dropped: dropped, lines: make(chan function.LogLine, maxQueuedLines)}
+	return &logWriter{bus: b, options: o, log: log, dropped: dropped, lines: make(chan function.LogLine, maxQueuedLines), records: map[string]*logRecord{}}
 }
 
 // write takes a line, and never blocks.
@@ -58,11 +71,15 @@ func (w *logWriter) write(l function.LogLine) {
 // run writes until the context ends, and then what is there already.
 func (w *logWriter) run(ctx context.Context) {
 	var log bus.Log
+	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			w.drain(log)
 			return
+		case <-due:
+			w.flush(log)
+			due = nil
 		case l := <-w.lines:
 			if log == nil {
 				if log = w.open(ctx); log == nil {
@@ -70,7 +87,10 @@ func (w *logWriter) run(ctx context.Context) {
 					continue
 				}
 			}
-			w.append(log, l)
+			w.add(log, l)
+			if due == nil {
+				due = time.After(gatherLines)
+			}
 		}
 	}
 }
@@ -103,34 +123,51 @@ func (w *logWriter) drain(log bus.Log) {
 				w.dropped.Inc()
 				continue
 			}
-			w.append(log, l)
+			w.add(log, l)
 		default:
+			w.flush(log)
 			return
 		}
 	}
 }
 
-func (w *logWriter) append(log bus.Log, l function.LogLine) {
+// add puts a line into its function's record, after a note of what was lost
+// before it.
+func (w *logWriter) add(log bus.Log, l function.LogLine) {
 	w.bytes.Add(-int64(len(l.Text)))
+	r := w.records[l.Function]
+	if r == nil {
+		r = &logRecord{}
+		w.records[l.Function] = r
+	}
 	if n := w.lost.Swap(0); n > 0 {
-		note := function.LogLine{
+		r.add(function.LogLine{
 			Time: l.Time, Function: l.Function, Container: l.Container, Stream: "platform",
 			Text: fmt.Sprintf("%d log lines of this invoker's functions were dropped before this one: the log was slow", n),
-		}
-		if !w.put(log, note) {
-			w.lost.Add(n)
-		}
+		})
 	}
-	if !w.put(log, l) {
-		w.dropped.Inc()
-		w.lost.Add(1)
+	r.add(l)
+	if len(r.data) > maxRecordBytes {
+		w.flush(log)
 	}
 }
 
-func (w *logWriter) put(log bus.Log, l function.LogLine) bool {
-	data, err := json.Marshal(l)
+func (r *logRecord) add(l function.LogLine) {
+	line, err := json.Marshal(l)
 	if err != nil { // a time beyond the year 9999
-		return false
+		return
 	}
-	return log.Append(wire.LogSubject(l.Function), data) == nil
+	r.data = append(append(r.data, line...), '\n')
+	r.lines++
+}
+
+// flush writes what was gathered.
+func (w *logWriter) flush(log bus.Log) {
+	for name, r := range w.records {
+		if err := log.Append(wire.LogSubject(name), r.data); err != nil {
+			w.dropped.Add(float64(r.lines))
+			w.lost.Add(int64(r.lines))
+		}
+	}
+	clear(w.records)
 }

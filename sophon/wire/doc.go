@@ -16,7 +16,7 @@ func InvokerSubject(name string) string { return "volley.invoker." + name }
 const AnnounceSubject = "volley.announce"
 
 // LogSubject is the subject of a function's log lines in the log LogName; each
-// record is the JSON of a function.LogLine.
+// record is lines of JSON, each a function.LogLine.
 func LogSubject(function string) string { return "volley.logs." + function }
 
 // Names of what is kept on the bus.

@@ -83,7 +83,11 @@ func handle(ctx context.Context, e event) (any, error) {
 	case "kill":
 		return nil, syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "crash":
-		return nil, syscall.Kill(os.Getpid(), syscall.SIGABRT)
+		// Another thread may take the signal: no answer must get ahead of it.
+		if err := syscall.Kill(os.Getpid(), syscall.SIGABRT); err != nil {
+			return nil, err
+		}
+		select {}
 	case "hang":
 		fmt.Println("hanging")
 		hang()
