@@ -31,10 +31,14 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	volley = filepath.Join(dir, "volley")
-	build := exec.Command("go", "build", "-o", volley, "github.com/volley-run/volley/cmd/volley")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build volley: %v\n%s", err, out)
-		return 1
+	for name, pkg := range map[string]string{"volley": "cmd/volley", "volley-init": "cmd/volley-init", "examples/echo/bootstrap": "examples/echo"} {
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/volley-run/volley/"+pkg)
+		// What runs in sandboxes must not need libraries of this machine.
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", name, err, out)
+			return 1
+		}
 	}
 	return m.Run()
 }

@@ -123,7 +123,7 @@ func (e *InitError) Error() string {
 	return fmt.Sprintf("initialise function: %s: %s", e.Type, e.Message)
 }
 
-// ErrNotStarted, wrapped in an error of Invoke, says that function code has not
+// ErrNotStarted says, wrapped in an error of Invoke, that function code has not
 // seen the event: its process ended while it was idle. The sandbox is broken,
 // and the invocation can be run in another one without being run twice.
 var ErrNotStarted = errors.New("the function ended before it took the event")

@@ -79,6 +79,12 @@ func (c *Cluster) RemoveNode(n *Node) {
 	c.offers.reset(len(c.nodes))
 	for i, m := range c.nodes {
 		m.index = i
+		for _, g := range m.groups {
+			g.nodeIndex = i
+			if g.slot >= 0 {
+				g.function.warmNodes[g.slot] = int32(i)
+			}
+		}
 		c.offer(m)
 	}
 }
@@ -184,10 +190,10 @@ func (c *Cluster) Lookup(n *Node, id string) *Container { return n.containers[id
 func (c *Cluster) Start(n *Node, f *Function, id string, memoryMB int64, now time.Time) *Container {
 	g := n.groups[f]
 	if g == nil {
-		g = &Group{function: f, node: n, slot: -1}
+		g = &Group{function: f, node: n, nodeIndex: n.index, slot: -1}
 		n.groups[f] = g
 	}
-	ct := &Container{id: id, group: g, memoryMB: memoryMB, state: Starting, lastUsed: now, made: now, slot: -1}
+	ct := &Container{id: id, group: g, memoryMB: memoryMB, state: Starting, lastUsed: now, made: now}
 	n.containers[id] = ct
 	n.busyMB += memoryMB
 	g.containers++
@@ -278,9 +284,6 @@ func (c *Cluster) link(ct *Container, now time.Time) {
 	}
 	c.linkNode(ct)
 	linkGroup(ct)
-	f := ct.group.function
-	ct.slot = len(f.idle)
-	f.idle = append(f.idle, ct)
 }
 
 // linkNode puts an idle container into its node's order of eviction.
@@ -330,14 +333,16 @@ func linkGroup(ct *Container) {
 		g.newest = ct
 	}
 	if g.slot < 0 {
-		g.slot = len(g.function.warm)
-		g.function.warm = append(g.function.warm, g)
+		f := g.function
+		g.slot = len(f.warm)
+		f.warm = append(f.warm, g)
+		f.warmNodes = append(f.warmNodes, int32(g.nodeIndex))
 	}
 }
 
 func (c *Cluster) unlink(ct *Container) {
 	g := ct.group
-	n, f := g.node, g.function
+	n := g.node
 	if ct.prev == nil {
 		n.first = ct.next
 	} else {
@@ -358,16 +363,14 @@ func (c *Cluster) unlink(ct *Container) {
 	}
 	ct.next, ct.prev, ct.older, ct.newer = nil, nil, nil, nil
 
-	last := f.idle[len(f.idle)-1]
-	f.idle[ct.slot], last.slot = last, ct.slot
-	f.idle[len(f.idle)-1] = nil
-	f.idle = f.idle[:len(f.idle)-1]
-	ct.slot = -1
 	if g.newest == nil {
-		end := f.warm[len(f.warm)-1]
+		f := g.function
+		last := len(f.warm) - 1
+		end := f.warm[last]
 		f.warm[g.slot], end.slot = end, g.slot
-		f.warm[len(f.warm)-1] = nil
-		f.warm = f.warm[:len(f.warm)-1]
+		f.warmNodes[g.slot] = f.warmNodes[last]
+		f.warm[last] = nil
+		f.warm, f.warmNodes = f.warm[:last], f.warmNodes[:last]
 		g.slot = -1
 	}
 }

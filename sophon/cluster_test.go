@@ -48,7 +48,7 @@ func checkCluster(t interface{ Fatalf(string, ...any) }, c *Cluster) {
 			t.Fatalf("function %s has %d containers, %d idle, and counts %d and %d", key, allOf[f], idleOf[f], f.containers, len(f.Idle()))
 		}
 		for i, g := range f.warm {
-			if g.slot != i || g.newest == nil || g.node.groups[f] != g {
+			if g.slot != i || g.newest == nil || g.node.groups[f] != g || g.nodeIndex != g.node.index || int(f.warmNodes[i]) != g.nodeIndex {
 				t.Fatalf("function %s: warm group %d is not in order", key, i)
 			}
 		}

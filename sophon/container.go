@@ -43,31 +43,29 @@ func (s State) evictable() bool { return s == Idle || s == Paused }
 
 // Container is one container of a Cluster. Only the Cluster changes it.
 type Container struct {
-	id       string
 	group    *Group
 	memoryMB int64
 	state    State
-	// lastUsed is when it last changed between busy and idle; made, when it
-	// was first heard of.
-	lastUsed, made time.Time
-	// rested is how long it was idle before it last became active.
-	rested time.Duration
-	// uses counts the invocations that it was given.
-	uses int
 	// priority orders eviction within the node if there is a KeepAlive: lower
 	// goes first.
 	priority float64
+	// lastUsed is when it last changed between busy and idle.
+	lastUsed time.Time
 	// next and prev link the node's evictable containers in the order of
-	// eviction, older and newer those of the group by last use; slot is the
-	// index in the function's list of idle ones.
+	// eviction, older and newer those of the group by last use.
 	next, prev, older, newer *Container
-	slot                     int
-
 	// claim is the job that the Scheduler gave it to, or nil.
 	claim *Job
 	// order is what the invoker was told when this container was asked for,
 	// for as long as the invoker has not reported it; else nil.
 	order *order
+	id    string
+	// rested is how long it was idle before it last became active.
+	rested time.Duration
+	// uses counts the invocations that it was given.
+	uses int
+	// made is when it was first heard of.
+	made time.Time
 }
 
 // order is a container that was asked for and not yet reported.
@@ -89,6 +87,9 @@ func (c *Container) Function() *Function { return c.group.function }
 
 // Node is the invoker that it is on.
 func (c *Container) Node() *Node { return c.group.node }
+
+// Group is the containers of the same function on the same node.
+func (c *Container) Group() *Group { return c.group }
 
 // MemoryMB is the memory reserved for it, in MiB.
 func (c *Container) MemoryMB() int64 { return c.memoryMB }
@@ -134,6 +135,8 @@ type Group struct {
 	containers int
 	// slot is the index in the function's list of warm groups, or -1.
 	slot int
+	// node's index, here since it is needed more often than the node.
+	nodeIndex int
 }
 
 // Function is the function of the containers.
@@ -141,6 +144,9 @@ func (g *Group) Function() *Function { return g.function }
 
 // Node is the node of the containers.
 func (g *Group) Node() *Node { return g.node }
+
+// NodeIndex is the index of the node.
+func (g *Group) NodeIndex() int { return g.nodeIndex }
 
 // Newest is the idle container that was used last, or nil; go on with
 // Container.Older.
@@ -159,10 +165,10 @@ type Function struct {
 	// hash is HashName of Name; index is its number in the cluster.
 	hash  uint32
 	index int
-	// idle are its evictable containers, on whatever node, in no order; warm
-	// the groups that have some.
-	idle []*Container
-	warm []*Group
+	// warm are the groups that have evictable containers, in no order;
+	// warmNodes are the indexes of their nodes.
+	warm      []*Group
+	warmNodes []int32
 	// containers counts all of its containers.
 	containers int
 	// jobs counts the jobs of a Scheduler that wait or run; queue holds those
@@ -177,13 +183,27 @@ type Function struct {
 // forgotten function is given to another.
 func (f *Function) Index() int { return f.index }
 
-// Idle returns the function's idle and paused containers, in no order. The
-// slice belongs to the cluster and is valid until its next change.
-func (f *Function) Idle() []*Container { return f.idle }
+// Idle returns the function's idle and paused containers, those of one node
+// together, the one used last first. The slice is the caller's; Warm is the way
+// to look at them without making one.
+func (f *Function) Idle() []*Container {
+	var idle []*Container
+	for _, g := range f.warm {
+		for c := g.newest; c != nil; c = c.older {
+			idle = append(idle, c)
+		}
+	}
+	return idle
+}
 
 // Warm returns the function's groups that have an idle container, in no order.
 // The slice belongs to the cluster and is valid until its next change.
 func (f *Function) Warm() []*Group { return f.warm }
+
+// WarmNodes returns the indexes of the nodes of Warm, in the same order: with
+// View.OfferMB, most groups can be dismissed without looking at them. The slice
+// belongs to the cluster as that of Warm does.
+func (f *Function) WarmNodes() []int32 { return f.warmNodes }
 
 // Containers is how many containers it has in any state.
 func (f *Function) Containers() int { return f.containers }

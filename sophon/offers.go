@@ -29,6 +29,9 @@ func (o *offers) set(index int, offerMB int64) {
 	}
 }
 
+// of returns a node's offer.
+func (o *offers) of(index int) int64 { return o.best[len(o.best)/2+index] }
+
 // most returns the largest offer; no node is the smallest number.
 func (o *offers) most() int64 {
 	if o.nodes == 0 {

@@ -36,6 +36,11 @@ func (v View) Fits(memoryMB int64) bool {
 	return most != math.MinInt64 && most >= memoryMB
 }
 
+// OfferMB returns what the node of that index could give, in MiB: its available
+// memory, or the smallest number if it takes no work. It is faster than to look
+// at the node.
+func (v View) OfferMB(index int) int64 { return v.cluster.offers.of(index) }
+
 // Load returns the memory of the starting and busy containers on all online
 // nodes, and the capacity of these nodes, in MiB.
 func (v View) Load() (busyMB, capacityMB int64) { return v.cluster.busyMB, v.cluster.capacityMB }
@@ -93,6 +98,13 @@ type Observer interface {
 	Became(c *Container, s State, now time.Time)
 	// ColdStarted tells how long a cold start of the function took.
 	ColdStarted(f *Function, took time.Duration, now time.Time)
+}
+
+// Restarter is a Policy that keeps something of the cluster it chooses in.
+// NewScheduler tells it to forget that: there is another cluster, as after a
+// change of the leading controller.
+type Restarter interface {
+	Restart()
 }
 
 // Forgetter is a Policy that is told when a function is forgotten

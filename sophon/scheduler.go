@@ -82,6 +82,9 @@ type saved struct {
 // no other container of the cluster ever had. A policy that is a KeepAlive too
 // orders eviction in a cluster that has no nodes yet and no other KeepAlive.
 func NewScheduler(c *Cluster, p Policy, newID func() string) *Scheduler {
+	if r, ok := p.(Restarter); ok {
+		r.Restart()
+	}
 	o, _ := p.(Observer)
 	if f, ok := p.(Forgetter); ok {
 		c.forgot = f.Forgot
@@ -160,6 +163,8 @@ func (s *Scheduler) choose(j *Job, now time.Time) Decision {
 	d := s.policy.Choose(View{s.cluster}, Request{Function: j.Function, Now: now})
 	switch c := d.Container; {
 	case d.Node == nil:
+	case d.Node.index >= len(s.cluster.nodes) || s.cluster.nodes[d.Node.index] != d.Node:
+		panic(fmt.Sprintf("policy %s chose node %s, which is not in the cluster", s.policy.Name(), d.Node.name))
 	case !d.Node.Fits(j.Function.MemoryMB):
 		panic(fmt.Sprintf("policy %s chose node %s, which does not fit", s.policy.Name(), d.Node.name))
 	case c != nil && (!c.state.evictable() || c.group.node != d.Node || c.group.function != j.Function):
@@ -195,15 +200,16 @@ func (s *Scheduler) commit(j *Job, d Decision, now time.Time) Placement {
 
 // evict makes room for a cold start and names the containers to end.
 func (s *Scheduler) evict(d Decision, memoryMB int64, now time.Time) []string {
-	if d.Victims == nil && d.Node.FreeMB() >= memoryMB {
-		return nil
+	var names []string
+	if d.Victims == nil {
+		for v := d.Node.first; v != nil && d.Node.FreeMB() < memoryMB; v = d.Node.first {
+			names = append(names, v.id)
+			s.cluster.Evict(v)
+			s.became(v, Gone, now)
+		}
+		return names
 	}
-	victims := d.Victims
-	if victims == nil {
-		victims, _ = d.Node.Victims(memoryMB)
-	}
-	names := make([]string, 0, len(victims))
-	for _, v := range victims {
+	for _, v := range d.Victims {
 		if !v.state.evictable() || v.group.node != d.Node {
 			panic(fmt.Sprintf("policy %s evicts container %s, which is no idle one on node %s", s.policy.Name(), v.id, d.Node.name))
 		}

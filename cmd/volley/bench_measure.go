@@ -99,8 +99,8 @@ func machine(ctx context.Context) string {
 	return fmt.Sprintf("%s, %d cores, %s, %s", cpu, runtime.NumCPU(), runtime.GOOS, ffmpeg)
 }
 
-// writeBenchFiles writes runs.jsonl, summary.json and the plots.
-func writeBenchFiles(dir string, runs []benchRun, s benchSummary) error {
+// writeRunsAndSummary writes runs.jsonl, one line a run, and summary.json.
+func writeRunsAndSummary[R any](dir string, runs []R, summary any) error {
 	var lines bytes.Buffer
 	enc := json.NewEncoder(&lines)
 	for _, r := range runs {
@@ -108,14 +108,22 @@ func writeBenchFiles(dir string, runs []benchRun, s benchSummary) error {
 			return err
 		}
 	}
-	summary, err := json.MarshalIndent(s, "", "  ")
+	whole, err := json.MarshalIndent(summary, "", "  ")
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{"runs.jsonl": lines.Bytes(), "summary.json": append(summary, '\n')} {
+	for name, data := range map[string][]byte{"runs.jsonl": lines.Bytes(), "summary.json": append(whole, '\n')} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// writeBenchFiles writes runs.jsonl, summary.json and the plots.
+func writeBenchFiles(dir string, runs []benchRun, s benchSummary) error {
+	if err := writeRunsAndSummary(dir, runs, s); err != nil {
+		return err
 	}
 	var groups []string
 	var wall, cpu []float64
@@ -128,7 +136,7 @@ func writeBenchFiles(dir string, runs []benchRun, s benchSummary) error {
 			process, readWrite, wait = append(process, 100*m.Process), append(readWrite, 100*m.ReadWrite), append(wait, 100*m.Wait)
 		}
 	}
-	err = plot.Bars(filepath.Join(dir, "time"), plot.Figure{Title: "Grayscale: time of a run", YLabel: "seconds"}, groups,
+	err := plot.Bars(filepath.Join(dir, "time"), plot.Figure{Title: "Grayscale: time of a run", YLabel: "seconds"}, groups,
 		[]plot.Series{{Name: "wall", Values: wall}, {Name: "CPU", Values: cpu}})
 	if err != nil || len(shared) == 0 {
 		return err

@@ -329,6 +329,8 @@ func byteCount(n int64) string {
 		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
 	case n >= 1e6:
 		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	case n > 0 && n < 1000:
+		return fmt.Sprintf("%d B", n)
 	}
 	return fmt.Sprintf("%.0f kB", float64(n)/1e3)
 }

@@ -26,6 +26,8 @@ const (
 	exitSpec        = 3
 	exitInput       = 4
 	exitOutput      = 5
+	exitPlatform    = 6
+	exitFunction    = 7
 	exitInterrupted = 130
 )
 
@@ -35,8 +37,11 @@ const exitStatusText = `Every volley command ends with one of these statuses:
   1    failed for another reason than those below
   2    wrong usage: an unknown command or flag, a missing or bad argument
   3    a pipespec is not valid, or ffmpeg refuses a stage's settings
-  4    an input is missing, damaged, without video, or not reachable
+  4    an input is missing, damaged, without video, or not reachable; or the
+       code of a function, an event or a trace cannot be read
   5    the output cannot be written: disk full, no permission, already there
+  6    the function platform cannot be reached, or refuses what was asked
+  7    a function failed: what it returned is printed
   130  interrupted by Ctrl-C (or SIGTERM); "volley run --resume" can go on
 `
 
@@ -49,6 +54,17 @@ func (e *usageError) Unwrap() error { return e.err }
 func usagef(format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...)}
 }
+
+// statusError is an error that decides on the exit status.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+func withStatus(status int, err error) error { return &statusError{status, err} }
 
 // execute runs the command line and returns the exit status.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -82,6 +98,7 @@ func exitStatus(ctx context.Context, err error) int {
 		spec   *sprocket.SpecError
 		input  *media.InputError
 		output *job.OutputError
+		status *statusError
 	)
 	te := coordinator.AsTaskError(err)
 	switch {
@@ -89,6 +106,8 @@ func exitStatus(ctx context.Context, err error) int {
 		return exitOutput
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &status):
+		return status.status
 	case errors.As(err, &spec):
 		return exitSpec
 	case errors.As(err, &input), errors.Is(err, player.ErrNoResult):
@@ -106,15 +125,21 @@ func exitStatus(ctx context.Context, err error) int {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "volley",
-		Short: "Serverless video pipelines on your own machines",
+		Short: "Serverless functions and video pipelines on your own machines",
 		Long: `Volley runs jobs as bursts of short tasks on parallel workers.
 
 Its video framework, Sprocket, cuts a video into chunks, works on them side by
 side, and publishes the result so that it can be watched while the rest is
-still being made.`,
-		Example: `  volley pipelines                          what can be run
-  volley run grayscale in.mp4 -o out        run it
-  volley serve out                          watch the result in a browser`,
+still being made.
+
+Its function platform, Sophon, runs functions written for AWS Lambda, with its
+API, on one machine or many, and places them where they start fastest.`,
+		Example: `  volley run grayscale in.mp4 -o out        run a video pipeline
+  volley serve out                          watch the result in a browser
+
+  volley server                             start a function platform
+  volley deploy hello examples/hello        put a function on it
+  volley invoke hello -d '{"name":"Ada"}'   call it`,
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -126,8 +151,20 @@ still being made.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%s: %w", cmd.CommandPath(), err)
 	})
-	root.AddCommand(newRunCommand(), newPipelinesCommand(), newValidateCommand(), newGraphCommand(),
-		newServeCommand(), newBenchCommand(), newWorkerCommand(),
+	const video, functions, platform = "video", "functions", "platform"
+	root.AddGroup(&cobra.Group{ID: video, Title: "Video pipelines (Sprocket):"},
+		&cobra.Group{ID: functions, Title: "Functions:"},
+		&cobra.Group{ID: platform, Title: "The function platform (Sophon):"})
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add(video, newRunCommand(), newPipelinesCommand(), newValidateCommand(), newGraphCommand(), newServeCommand())
+	add(functions, newDeployCommand(), newInvokeCommand(), newFunctionsCommand(), newLogsCommand(), newRecordsCommand(), newDeleteCommand())
+	add(platform, newServerCommand(), newControllerCommand(), newInvokerCommand(), newNATSCommand(), newNodesCommand(), newPsCommand(), newSimCommand())
+	root.AddCommand(newBenchCommand(), newWorkerCommand(),
 		&cobra.Command{Use: "exit-status", Short: "What the exit statuses mean", Long: exitStatusText})
 	for _, c := range root.Commands() {
 		wrapArgs(c)

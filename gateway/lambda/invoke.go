@@ -185,13 +185,5 @@ func traceParent(w3c, aws string) string {
 }
 
 func isHex(s string, size int) bool {
-	if len(s) != size {
-		return false
-	}
-	for i := range len(s) {
-		if ch := s[i]; !('0' <= ch && ch <= '9' || 'a' <= ch && ch <= 'f') {
-			return false
-		}
-	}
-	return true
+	return len(s) == size && strings.Trim(s, "0123456789abcdef") == ""
 }

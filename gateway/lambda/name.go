@@ -88,13 +88,11 @@ func isAccount(s string) bool {
 }
 
 func isQualifier(s string) bool {
-	for i := range len(s) {
-		ch := s[i]
-		if !('a' <= ch && ch <= 'z' || 'A' <= ch && ch <= 'Z' || '0' <= ch && ch <= '9' || ch == '$' || ch == '_' || ch == '-') {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 128
+	return s != "" && len(s) <= 128 && strings.IndexFunc(s, notInQualifier) < 0
+}
+
+func notInQualifier(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '$' && r != '_' && r != '-'
 }
 
 func notFound(what string) error {

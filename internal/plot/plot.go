@@ -29,6 +29,12 @@ type Figure struct {
 	Title string
 	// XLabel and YLabel name what the axes show, with the unit: "latency, ms".
 	XLabel, YLabel string
+	// LogX makes the horizontal axis of Lines and Panels logarithmic; all X
+	// must be positive then.
+	LogX bool
+	// YFrom is where the vertical axis of Lines and Panels starts when no line
+	// goes below it.
+	YFrom float64
 }
 
 const (
@@ -119,10 +125,15 @@ func checkNumbers(what, series string, values []float64, gaps bool) error {
 // save draws p, with legend at its right unless legend is nil, into path.svg
 // and path.png.
 func save(path string, p *plot.Plot, legend *plot.Legend) error {
+	return saveDrawing(path, height, func(c draw.Canvas) { paint(c, p, legend) })
+}
+
+// saveDrawing draws into path.svg and path.png.
+func saveDrawing(path string, height vg.Length, drawOn func(draw.Canvas)) error {
 	svg := vgsvg.New(width, height)
-	paint(draw.New(svg), p, legend)
+	drawOn(draw.New(svg))
 	png := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(pngDPI))}
-	paint(draw.New(png), p, legend)
+	drawOn(draw.New(png))
 	for _, file := range []struct {
 		ext    string
 		figure io.WriterTo

@@ -86,7 +86,7 @@ func (x *extraction) entry(f *zip.File) error {
 		kind = fs.ModeDir
 	}
 	switch was, seen := x.kinds[name]; {
-	case seen && !(was.IsDir() && kind.IsDir()):
+	case seen && (!was.IsDir() || !kind.IsDir()):
 		return refuse(f.Name, "occurs twice")
 	case seen:
 		return x.dirMode(name, f)

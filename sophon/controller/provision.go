@@ -25,10 +25,8 @@ type Provisioned struct {
 // provisioning is what is known of the efforts for one function.
 type provisioning struct {
 	// wait is the time between attempts and until when the next one waits.
-	wait  time.Duration
-	until time.Time
-	// have is how many containers there were after the last attempt.
-	have    int
+	wait    time.Duration
+	until   time.Time
 	problem string
 }
 

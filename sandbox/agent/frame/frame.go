@@ -97,7 +97,7 @@ const (
 	joinBytes = 64 << 10
 )
 
-// ErrMalformed, wrapped, says that bytes are no frame or body.
+// ErrMalformed says, wrapped, that bytes are no frame or body.
 var ErrMalformed = errors.New("malformed frame")
 
 // Encoder writes frames. It may be used concurrently.
