@@ -70,6 +70,13 @@ type Function struct {
 	Async                  AsyncConfig `json:"async"`
 }
 
+// MBPerCPU is the memory in MiB that a CPU comes with, as on AWS Lambda.
+const MBPerCPU = 1769
+
+// CPUs is how many CPUs a sandbox of the function may use: one for each 1769 MiB
+// of memory begun.
+func (f *Function) CPUs() int { return max(1, (f.MemoryMB+MBPerCPU-1)/MBPerCPU) }
+
 // Key identifies a revision among all functions: containers of one key can
 // serve each other's invocations.
 func (f *Function) Key() string { return f.Name + "@" + f.Revision }

@@ -4,22 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 // The names of the measurements.
@@ -30,9 +24,6 @@ const (
 	measureBurst      = "burst"
 )
 
-// echoEvent is what the echo function is called with.
-const echoEvent = `{"message":"What is said here comes back.","number":42}`
-
 // invokeBench is a running server, and an emulator to compare with.
 type invokeBench struct {
 	o       benchInvokeOptions
@@ -41,50 +32,8 @@ type invokeBench struct {
 	client  *client
 	api     *child
 	rie     *child
-	volley  invokeTarget
-	emulate invokeTarget
-}
-
-// invokeTarget is what is called.
-type invokeTarget struct {
-	name, url string
-	// keys sign the requests; nil leaves them unsigned.
-	keys *aws.Credentials
-	http *http.Client
-	// single, if not nil, lets one request through at a time: the emulator
-	// ends when it gets a second one.
-	single *sync.Mutex
-}
-
-// call invokes once. It returns an error unless the event came back.
-func (t *invokeTarget) call(ctx context.Context, url string) error {
-	if t.single != nil {
-		t.single.Lock()
-		defer t.single.Unlock()
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader([]byte(echoEvent)))
-	if err != nil {
-		return err
-	}
-	if t.keys != nil {
-		sum := sha256.Sum256([]byte(echoEvent))
-		if err := v4.NewSigner().SignHTTP(ctx, *t.keys, req, hex.EncodeToString(sum[:]), "lambda", platformRegion, time.Now()); err != nil {
-			return err
-		}
-	}
-	resp, err := t.http.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK || string(body) != echoEvent || resp.Header.Get("X-Amz-Function-Error") != "" {
-		return fmt.Errorf("status %d: %.200s", resp.StatusCode, body)
-	}
-	return nil
+	volley  *invokeTarget
+	emulate *invokeTarget
 }
 
 // child is a program that serves while the benchmark runs.
@@ -118,7 +67,7 @@ func (c *child) stop() error {
 }
 
 func startInvokeBench(ctx context.Context, o benchInvokeOptions, dir string, stderr io.Writer) (b *invokeBench, err error) {
-	b = &invokeBench{o: o, dir: dir, stderr: stderr}
+	b = &invokeBench{o: o, dir: dir, stderr: stderr, volley: &invokeTarget{}, emulate: &invokeTarget{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -155,7 +104,7 @@ func startInvokeBench(ctx context.Context, o benchInvokeOptions, dir string, std
 	if err != nil {
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
-	b.volley = invokeTarget{name: "volley", url: b.functionURL("echo"), keys: &credentials, http: keepAliveClient(o)}
+	b.volley = &invokeTarget{name: "volley", url: b.functionURL("echo"), keys: &credentials}
 	if err := b.deploy(ctx, "echo"); err != nil {
 		return nil, err
 	}
@@ -168,7 +117,7 @@ func startInvokeBench(ctx context.Context, o benchInvokeOptions, dir string, std
 	if b.rie, err = startChild(nil, o.rie, "--runtime-interface-emulator-address", address, o.echo); err != nil {
 		return nil, usagef("--rie: %w", err)
 	}
-	b.emulate = invokeTarget{name: "rie", url: "http://" + address + "/2015-03-31/functions/function/invocations", http: keepAliveClient(o), single: &sync.Mutex{}}
+	b.emulate = &invokeTarget{name: "rie", url: "http://" + address + "/2015-03-31/functions/function/invocations", single: &sync.Mutex{}}
 	return b, b.until(ctx, b.rie, "the emulator to come up", func() error { return b.emulate.call(ctx, b.emulate.url) })
 }
 
@@ -214,12 +163,16 @@ func (b *invokeBench) until(ctx context.Context, c *child, what string, try func
 	}
 }
 
-func (b *invokeBench) close() error { return errors.Join(b.rie.stop(), b.api.stop()) }
+func (b *invokeBench) close() error {
+	b.volley.close()
+	b.emulate.close()
+	return errors.Join(b.rie.stop(), b.api.stop())
+}
 
 func (b *invokeBench) run(ctx context.Context) ([]invokeRun, error) {
-	targets := []*invokeTarget{&b.volley}
+	targets := []*invokeTarget{b.volley}
 	if b.rie != nil {
-		targets = append(targets, &b.emulate)
+		targets = append(targets, b.emulate)
 	}
 	var runs []invokeRun
 	add := func(r invokeRun, err error) error {
@@ -239,7 +192,7 @@ func (b *invokeBench) run(ctx context.Context) ([]invokeRun, error) {
 			if err := add(b.throughput(ctx, t, round, 1)); err != nil {
 				return nil, err
 			}
-			if t != &b.volley || b.o.connections == 1 {
+			if t != b.volley || b.o.connections == 1 {
 				continue
 			}
 			if err := add(b.throughput(ctx, t, round, b.o.connections)); err != nil {
@@ -262,7 +215,7 @@ func (b *invokeBench) run(ctx context.Context) ([]invokeRun, error) {
 
 func (b *invokeBench) warm(ctx context.Context, t *invokeTarget) error {
 	clients := 1
-	if t == &b.volley {
+	if t == b.volley {
 		clients = b.o.connections
 	}
 	_, failed, _, err := callers(ctx, clients, 500*time.Millisecond, func(int) error { return t.call(ctx, t.url) })
@@ -413,12 +366,6 @@ func waitUntil(ctx context.Context, due time.Time) error {
 	case <-t.C:
 		return nil
 	}
-}
-
-func keepAliveClient(o benchInvokeOptions) *http.Client {
-	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		MaxIdleConnsPerHost: max(o.connections, o.burst, 64), DisableCompression: true,
-	}}
 }
 
 // freeAddress returns a loopback address that nobody listens on.

@@ -24,6 +24,7 @@ type benchSophonOptions struct {
 	memoryMB int64
 	duration time.Duration
 	rounds   int
+	endToEnd time.Duration
 	seed     uint64
 	out      string
 	json     bool
@@ -38,10 +39,14 @@ func newBenchSophonCommand() *cobra.Command {
 policy, number of invokers and sample size. The cluster is in a steady state:
 its nodes are full of containers, functions are called as unequally as in the
 Azure traces, and each invocation that arrives is followed by the end of an
-earlier one. A decision is all that the scheduler does for one invocation: take
-it in, choose, commit, take in the result and what became of the container. The
-latencies are those of taking in, choosing and committing. Policies take turns
+earlier one. A decision is to take an invocation in, choose, and commit that. A
+cycle is all that the scheduler does for an invocation, its end and its
+container's changes included, and what drives the load. Policies take turns
 within a round; the figures are medians over the rounds.
+
+Then it measures invocations end to end (--end-to-end): callers, the controller,
+NATS and stub invokers, whose functions take no time, all in this process; with
+NATS within the process, and over loopback as between machines.
 
 The tables go to standard output; JSON lines (one a measurement) and plots
 (SVG, PNG) into --out. The thesis measured 3,828 decisions a second with
@@ -65,6 +70,7 @@ Exit statuses: 0 done, 1 failed, 2 wrong usage.`,
 	f.Int64Var(&o.memoryMB, "memory", 20<<10, "memory of each invoker in MiB")
 	f.DurationVar(&o.duration, "duration", time.Second, "how long each measurement takes, after making the cluster")
 	f.IntVar(&o.rounds, "rounds", 3, "how often each is measured")
+	f.DurationVar(&o.endToEnd, "end-to-end", 5*time.Second, "how long to measure invocations end to end; 0 leaves it out")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the load and of the policies")
 	f.StringVar(&o.out, "out", "bench-sophon", "directory for JSON lines and plots")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON instead of tables")
@@ -97,6 +103,8 @@ func (o *benchSophonOptions) check() error {
 		return usagef("--memory %d: must be 1024 to 1048576 MiB", o.memoryMB)
 	case o.duration < 10*time.Millisecond:
 		return usagef("--duration %s: must be at least 10ms", o.duration)
+	case o.endToEnd < 0:
+		return usagef("--end-to-end %s: must not be negative", o.endToEnd)
 	case o.rounds < 1 || o.rounds > 100:
 		return usagef("--rounds %d: must be 1 to 100", o.rounds)
 	}
@@ -114,6 +122,7 @@ type sophonSummary struct {
 	Machine   string            `json:"machine"`
 	Rounds    int               `json:"rounds"`
 	Decisions []decisionSummary `json:"decisions"`
+	EndToEnd  []endToEnd        `json:"end_to_end,omitempty"`
 }
 
 // decisionSummary is the medians of one policy at one size.
@@ -124,6 +133,7 @@ type decisionSummary struct {
 	PerSecond float64 `json:"decisions_per_second"`
 	P50       float64 `json:"p50_us"`
 	P99       float64 `json:"p99_us"`
+	Cycles    float64 `json:"cycles_per_second"`
 	Warm      float64 `json:"warm_share"`
 	Cold      float64 `json:"cold_share"`
 	Evicting  float64 `json:"evicting_share"`
@@ -140,6 +150,11 @@ func benchSophon(ctx context.Context, o benchSophonOptions, stdout, stderr io.Wr
 		return err
 	}
 	s := sophonSummary{Machine: machine(ctx), Rounds: o.rounds, Decisions: summariseDecisions(o, runs)}
+	if o.endToEnd > 0 {
+		if s.EndToEnd, err = measureEndToEnd(ctx, o, stderr); err != nil {
+			return err
+		}
+	}
 	if err := writeRunsAndSummary(o.out, runs, s); err != nil {
 		return err
 	}
@@ -196,6 +211,7 @@ func summariseDecisions(o benchSophonOptions, runs []decisionRun) []decisionSumm
 				}
 				out = append(out, decisionSummary{Policy: name, Invokers: invokers, Sample: sample,
 					PerSecond: median(of(name, rate)), Ratio: median(ratios),
+					Cycles:   median(of(name, func(r decisionRun) float64 { return r.CyclesPerSecond })),
 					P50:      median(of(name, func(r decisionRun) float64 { return r.P50.Seconds() * 1e6 })),
 					P99:      median(of(name, func(r decisionRun) float64 { return r.P99.Seconds() * 1e6 })),
 					Warm:     median(of(name, func(r decisionRun) float64 { return r.Warm })),
@@ -221,11 +237,11 @@ func (s sophonSummary) print(w io.Writer, o benchSophonOptions) error {
 	for _, sample := range o.samples {
 		fmt.Fprintf(w, "\n%s\n", sampleName(sample))
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprint(t, "policy\tinvokers\tdecisions/s\tof first\tp50 us\tp99 us\twarm\tcold\tevicting\t\n")
+		fmt.Fprint(t, "policy\tinvokers\tdecisions/s\tof first\tcycles/s\tp50 us\tp99 us\twarm\tcold\tevicting\t\n")
 		for _, invokers := range o.invokers {
 			for _, name := range o.policies {
 				d := s.at(name, invokers, sample)
-				fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.2f\t%.1f %%\t%.1f %%\t%.1f %%\t\n", name, invokers, d.PerSecond, d.Ratio,
+				fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.0f\t%.2f\t%.2f\t%.1f %%\t%.1f %%\t%.1f %%\t\n", name, invokers, d.PerSecond, d.Ratio, d.Cycles,
 					d.P50, d.P99, 100*d.Warm, 100*d.Cold, 100*d.Evicting)
 			}
 		}
@@ -233,7 +249,7 @@ func (s sophonSummary) print(w io.Writer, o benchSophonOptions) error {
 			return err
 		}
 	}
-	return nil
+	return s.printEndToEnd(w)
 }
 
 // plot draws the rates over the number of invokers, one figure a sample size,

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/volley-run/volley/internal/sigv4"
+	"github.com/volley-run/volley/sophon/bus"
 	"github.com/volley-run/volley/store"
 )
 
@@ -78,14 +79,26 @@ func runServer(ctx context.Context, o serverOptions, stdout io.Writer) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, nats.close()) }()
-	b, err := nats.connect(ctx, "volley-server", o.log)
+	// Invoker and controller have connections of their own, as if they were on
+	// different machines. Where no other machine can join, messages between
+	// them need not go through NATS.
+	connect := func(name string) (bus.Bus, error) { return nats.connect(ctx, name, o.log) }
+	if o.natsListen == "" {
+		messages := bus.NewMemory(bus.WithLog(o.log))
+		connect = func(name string) (bus.Bus, error) {
+			stored, err := nats.connect(ctx, name, o.log)
+			if err != nil {
+				return nil, err
+			}
+			return bus.Local(messages.Connect(), stored), nil
+		}
+	}
+	b, err := connect("volley-controller")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	// Invoker and controller have connections of their own, as if they were on
-	// different machines.
-	own, err := nats.connect(ctx, "volley-invoker", o.log)
+	own, err := connect("volley-invoker")
 	if err != nil {
 		return err
 	}

@@ -133,13 +133,16 @@ func platformEnv(f *function.Function, container string, l Layout) map[string]st
 		"AWS_LAMBDA_LOG_GROUP_NAME":       "/aws/lambda/" + f.Name,
 		"AWS_LAMBDA_LOG_STREAM_NAME":      "[" + function.LatestVersion + "]" + container,
 		"AWS_REGION":                      function.Region,
-		"LAMBDA_RUNTIME_DIR":              l.RuntimeDir,
-		"LAMBDA_TASK_ROOT":                l.TaskRoot,
-		"LANG":                            "C.UTF-8",
-		"LD_LIBRARY_PATH":                 l.TaskRoot + ":" + l.TaskRoot + "/lib:/opt/lib",
-		"PATH":                            l.Path,
-		"TMPDIR":                          l.TmpDir,
-		"TZ":                              ":UTC",
+		// A Go program that thinks it has more CPUs than it may use only makes
+		// threads wait for each other.
+		"GOMAXPROCS":         strconv.Itoa(f.CPUs()),
+		"LAMBDA_RUNTIME_DIR": l.RuntimeDir,
+		"LAMBDA_TASK_ROOT":   l.TaskRoot,
+		"LANG":               "C.UTF-8",
+		"LD_LIBRARY_PATH":    l.TaskRoot + ":" + l.TaskRoot + "/lib:/opt/lib",
+		"PATH":               l.Path,
+		"TMPDIR":             l.TmpDir,
+		"TZ":                 ":UTC",
 	}
 }
 

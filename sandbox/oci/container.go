@@ -61,7 +61,7 @@ func (c *container) outOfMemory() bool { return c.group.oomKills() > c.oomKills.
 // measureEvery is how often the kernel is asked for what it keeps of a control
 // group: reading its files at the end of every short invocation would be a
 // tenth of all that Volley does for it.
-const measureEvery = 20 * time.Millisecond
+const measureEvery = 200 * time.Millisecond
 
 // peakMemory is called at the end of every invocation, by one goroutine at a
 // time.

@@ -73,7 +73,7 @@ func imageWith(t *testing.T, program string, config v1.Config, files map[string]
 }
 
 // fromRegistry pushes an image and returns a function of it.
-func fromRegistry(t *testing.T, images *image.Store, host, repository string, img v1.Image) *function.Function {
+func fromRegistry(t *testing.T, host, repository string, img v1.Image) *function.Function {
 	t.Helper()
 	ref, err := name.ParseReference(host + "/" + repository)
 	if err != nil {
@@ -116,7 +116,7 @@ func TestImagesRunAsTheySay(t *testing.T) {
 	defer images.Close()
 	d := testDriver(t, Config{Images: images, InitTimeout: 2 * time.Second})
 	program := filepath.Join(sandboxtest.BuildBehave(t), "bootstrap")
-	app := fromRegistry(t, images, host, "app", imageWith(t, program,
+	app := fromRegistry(t, host, "app", imageWith(t, program,
 		v1.Config{Entrypoint: []string{"/app/run"}, Env: []string{"FROM_IMAGE=yes"}, WorkingDir: "/app", User: "app"},
 		map[string]string{"etc/passwd": "root:x:0:0::/:/bin/sh\napp:x:1234:1234::/:/bin/sh\n", "app/data": "of the image"}))
 
@@ -161,7 +161,7 @@ func TestImagesRunAsTheySay(t *testing.T) {
 		"nobody": {Entrypoint: []string{"/app/run"}, User: "nobody"},
 		"exits":  {Entrypoint: []string{"/app/run"}, Env: []string{"BEHAVE=exit-at-init"}},
 	} {
-		f := fromRegistry(t, images, host, name, imageWith(t, program, config, nil))
+		f := fromRegistry(t, host, name, imageWith(t, program, config, nil))
 		_, err := d.Create(t.Context(), sandbox.Spec{ID: name, Function: f})
 		_, isInit := errors.AsType[*sandbox.InitError](err)
 		if err == nil || !isInit && function.CodeOf(err) != function.InvalidImage {

@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	// mbPerCPU is how much memory comes with one CPU, as on AWS Lambda.
-	mbPerCPU = 1769
 	// cpuPeriod is the time, in microseconds, that the CPU quota is for.
 	cpuPeriod = 100_000
 	// maxOpenFiles bounds the file descriptors of a process, as on AWS Lambda.
@@ -23,15 +21,15 @@ const (
 )
 
 // quotaMicroseconds returns how long a function of that memory may compute in
-// every cpuPeriod: one CPU for every mbPerCPU MiB that has been started.
+// every cpuPeriod.
 func quotaMicroseconds(memoryMB int) int64 {
-	return int64(max(1, (memoryMB+mbPerCPU-1)/mbPerCPU)) * cpuPeriod
+	return int64((&function.Function{MemoryMB: memoryMB}).CPUs()) * cpuPeriod
 }
 
 // shares returns a function's weight where CPUs are scarce, in proportion to
 // its memory. The kernel takes 2 to 262144.
 func shares(memoryMB int) uint64 {
-	return uint64(min(max(memoryMB*1024/mbPerCPU, 2), 262144))
+	return uint64(min(max(memoryMB*1024/function.MBPerCPU, 2), 262144))
 }
 
 // tmpMB returns the size of /tmp. Its pages count as the function's memory, so

@@ -28,11 +28,13 @@ type Measurement struct {
 	Policy   string `json:"policy"`
 	Invokers int    `json:"invokers"`
 	Sample   int    `json:"sample"`
-	// Decisions is how many were measured, PerSecond the rate at which one core
-	// makes them, with all that a scheduler does for an invocation: take it in,
-	// place it, commit that, take in its end and its container's changes.
+	// Decisions is how many were made. PerSecond is the rate at which one core
+	// makes them: takes an invocation in, places it and commits that.
 	Decisions int     `json:"decisions"`
 	PerSecond float64 `json:"decisions_per_second"`
+	// CyclesPerSecond is the rate of all that a scheduler does for an invocation,
+	// its end and its container's changes included, and of driving the load.
+	CyclesPerSecond float64 `json:"cycles_per_second"`
 	// P50, P99 and Max are how long taking in, placing and committing took, in
 	// nanoseconds.
 	P50 time.Duration `json:"p50_ns"`
@@ -110,8 +112,13 @@ func Measure(ctx context.Context, name string, o Options, c MeasureConfig) (Meas
 			l.step(i%latencyEvery == 0)
 		}
 		m.Decisions += batch
-		m.PerSecond = float64(m.Decisions) / time.Since(begun).Seconds()
+		m.CyclesPerSecond = float64(m.Decisions) / time.Since(begun).Seconds()
 	}
+	var sum time.Duration
+	for _, d := range l.took {
+		sum += d
+	}
+	m.PerSecond = float64(len(l.took)) / sum.Seconds()
 	slices.Sort(l.took)
 	m.P50, m.P99, m.Max = l.took[len(l.took)/2], l.took[len(l.took)*99/100], l.took[len(l.took)-1]
 	all := float64(l.placed + l.waited)

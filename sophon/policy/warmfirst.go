@@ -48,6 +48,7 @@ type candidate struct {
 	warm    []*sophon.Group
 	slot    int
 	offerMB int64
+	sampled bool
 }
 
 func (c candidate) group() *sophon.Group { return c.warm[c.slot] }
@@ -57,7 +58,8 @@ func moreAvailable(c, best candidate) bool {
 	if c.offerMB != best.offerMB {
 		return c.offerMB > best.offerMB
 	}
-	return usedLater(c, best)
+	// Of a sample any of the equals will do: it is random already.
+	return !c.sampled && usedLater(c, best)
 }
 
 // pickWarm returns the best of a sample of the function's warm groups, of
@@ -65,8 +67,8 @@ func moreAvailable(c, best candidate) bool {
 func pickWarm(v sophon.View, f *sophon.Function, s *sampler, better func(c, best candidate) bool) *sophon.Group {
 	warm, nodes := f.Warm(), f.WarmNodes()
 	best := candidate{slot: -1}
-	look := func(slot int) {
-		c := candidate{warm, slot, v.OfferMB(int(nodes[slot]))}
+	look := func(slot int, sampled bool) {
+		c := candidate{warm, slot, v.OfferMB(int(nodes[slot])), sampled}
 		if c.offerMB >= f.MemoryMB && (best.slot < 0 || better(c, best)) {
 			best = c
 		}
@@ -74,12 +76,12 @@ func pickWarm(v sophon.View, f *sophon.Function, s *sampler, better func(c, best
 	if s.size > 0 && len(warm) > 2*s.size {
 		s.begin(len(warm))
 		for range s.size {
-			look(s.draw(len(warm)))
+			look(s.draw(len(warm)), true)
 		}
 	}
 	if best.slot < 0 {
 		for slot := range warm {
-			look(slot)
+			look(slot, false)
 		}
 	}
 	if best.slot < 0 {
