@@ -43,8 +43,9 @@ type Config struct {
 	Bus bus.Bus
 	// Policy chooses where invocations run. It belongs to the controller.
 	Policy sophon.Policy
-	// KeepAlive orders containers for eviction; nil is least recently used
-	// first. It belongs to the controller.
+	// KeepAlive orders containers for eviction; nil leaves that to the policy,
+	// if it is a KeepAlive too, and else is least recently used first. It
+	// belongs to the controller.
 	KeepAlive sophon.KeepAlive
 	// ID tells this controller from all others that run at the same time; by
 	// default it is random. One that restarts under the same ID takes its old

@@ -100,7 +100,11 @@ func newTerm(ctx context.Context, c *Controller, epoch uint64) *term {
 	}
 	t.expiry = time.AfterFunc(time.Hour, t.expire)
 	t.orphans.results = map[string]orphan{}
-	t.cluster = sophon.NewCluster(&provisionedLast{inner: c.cfg.KeepAlive, term: t})
+	keepAlive := c.cfg.KeepAlive
+	if own, ok := c.cfg.Policy.(sophon.KeepAlive); ok && keepAlive == nil {
+		keepAlive = own
+	}
+	t.cluster = sophon.NewCluster(&provisionedLast{inner: keepAlive, term: t})
 	t.sched = sophon.NewScheduler(t.cluster, c.cfg.Policy, t.newID)
 	for _, e := range c.registry.all() {
 		t.usage(e.function.Name) // counts its reservation
