@@ -93,9 +93,9 @@ func (o *controllerOptions) check() error {
 
 // controllerNode is a controller with its API.
 type controllerNode struct {
-	api     *httpserver.Server
-	keys    *sigv4.Keys
-	cleanup []func() error
+	api  *httpserver.Server
+	keys *sigv4.Keys
+	closers
 	// failed tells why the controller ended by itself.
 	failed chan error
 }
@@ -133,7 +133,7 @@ func startController(ctx context.Context, b bus.Bus, o controllerOptions, s serv
 	if err != nil {
 		return nil, err
 	}
-	n.cleanup = append(n.cleanup, func() error { return flushTraces(flush) })
+	n.add(func() error { return flushTraces(flush) })
 	place, err := policy.New(o.policy, policy.Options{Seed: uint64(time.Now().UnixNano()), Sample: o.sample})
 	if err != nil {
 		return nil, usagef("--policy: %w", err)
@@ -149,7 +149,7 @@ func startController(ctx context.Context, b bus.Bus, o controllerOptions, s serv
 	if err != nil {
 		return nil, usagef("%w; choose another address with --listen", err)
 	}
-	n.cleanup = append(n.cleanup, n.api.Close)
+	n.add(n.api.Close)
 	if o.advertise == "" {
 		o.advertise = n.api.URL()
 	}
@@ -176,7 +176,7 @@ func startController(ctx context.Context, b bus.Bus, o controllerOptions, s serv
 			n.failed <- fmt.Errorf("run controller: %w", err)
 		}
 	}()
-	n.cleanup = append(n.cleanup, func() error {
+	n.add(func() error {
 		err := c.Close()
 		<-running
 		return err
@@ -192,19 +192,9 @@ func startController(ctx context.Context, b bus.Bus, o controllerOptions, s serv
 		Platform: networkGuard{c, o.hostNetwork}, Verifier: verifier, Keys: n.keys, Uploads: uploads{recent, o.s3, n.keys}, Log: s.log,
 	}))
 	toLeader, closeIdle := httpserver.ToLeader(c, api, s.log)
-	n.cleanup = append(n.cleanup, func() error { closeIdle(); return nil })
+	n.add(func() error { closeIdle(); return nil })
 	handler.set(withMetrics(toLeader, s.registry))
 	return n, c.WaitReady(ctx)
-}
-
-// close ends the controller and its API, the last started first.
-func (n *controllerNode) close() error {
-	var errs []error
-	for i := len(n.cleanup) - 1; i >= 0; i-- {
-		errs = append(errs, n.cleanup[i]())
-	}
-	n.cleanup = nil
-	return errors.Join(errs...)
 }
 
 // flushTraces sends out the last spans, if that does not take long: what

@@ -104,9 +104,9 @@ func (o *invokerOptions) check() error {
 
 // invokerNode is a running invoker.
 type invokerNode struct {
-	driver  sandbox.Driver
-	cleanup []func() error
-	failed  chan error
+	driver sandbox.Driver
+	closers
+	failed chan error
 }
 
 // startInvoker starts an invoker on a bus, which stays the caller's.
@@ -125,12 +125,12 @@ func startInvoker(ctx context.Context, b bus.Bus, o invokerOptions, s services) 
 	if err != nil {
 		return nil, fmt.Errorf("start invoker: %w", err)
 	}
-	n.cleanup = append(n.cleanup, lock.Close)
+	n.add(lock.Close)
 	tracer, flush, err := s.tracing.open(ctx, "volley-invoker")
 	if err != nil {
 		return nil, err
 	}
-	n.cleanup = append(n.cleanup, func() error { return flushTraces(flush) })
+	n.add(func() error { return flushTraces(flush) })
 	if err := n.openDriver(ctx, b, o, dir, s); err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func startInvoker(ctx context.Context, b bus.Bus, o invokerOptions, s services) 
 			n.failed <- fmt.Errorf("run invoker: %w", err)
 		}
 	}()
-	n.cleanup = append(n.cleanup, func() error {
+	n.add(func() error {
 		stop()
 		<-running
 		return nil
@@ -160,7 +160,7 @@ func startInvoker(ctx context.Context, b bus.Bus, o invokerOptions, s services) 
 		if err != nil {
 			return nil, usagef("--metrics: %w", err)
 		}
-		n.cleanup = append(n.cleanup, server.Close)
+		n.add(server.Close)
 	}
 	return n, nil
 }
@@ -169,7 +169,7 @@ func startInvoker(ctx context.Context, b bus.Bus, o invokerOptions, s services) 
 func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOptions, dir string, s services) error {
 	if o.driver == driverStub {
 		n.driver = invoker.NewStub(invoker.ThesisModel())
-		n.cleanup = append(n.cleanup, n.driver.Close)
+		n.add(n.driver.Close)
 		return nil
 	}
 	objects, err := b.Objects(ctx, wire.CodeBucket)
@@ -180,7 +180,7 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 	if err != nil {
 		return err
 	}
-	n.cleanup = append(n.cleanup, packages.Close)
+	n.add(packages.Close)
 	if o.driver == driverProcess {
 		s.log.Warn("the sandboxes isolate nothing: functions run with this user's rights")
 		n.driver, err = process.New(process.Config{Init: o.init, Dir: filepath.Join(dir, "process"), Unpacker: packages, Logger: s.log})
@@ -189,7 +189,7 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 		if err != nil {
 			return err
 		}
-		n.cleanup = append(n.cleanup, images.Close)
+		n.add(images.Close)
 		// The runtime leaves its containers to whoever adopts orphans; process 1
 		// may be slow to notice their end.
 		if err := sys.AdoptOrphans(); err != nil {
@@ -203,18 +203,8 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 	if err != nil {
 		return err
 	}
-	n.cleanup = append(n.cleanup, n.driver.Close)
+	n.add(n.driver.Close)
 	return nil
-}
-
-// close ends the invoker, the last started first.
-func (n *invokerNode) close() error {
-	var errs []error
-	for i := len(n.cleanup) - 1; i >= 0; i-- {
-		errs = append(errs, n.cleanup[i]())
-	}
-	n.cleanup = nil
-	return errors.Join(errs...)
 }
 
 func newInvokerCommand() *cobra.Command {

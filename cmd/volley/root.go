@@ -143,10 +143,8 @@ API, on one machine or many, and places them where they start fastest.`,
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		// Cobra sets its usual distance only where it makes suggestions itself.
-		SuggestionsMinimumDistance: 2,
-		Args:                       cobra.NoArgs,
-		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%s: %w", cmd.CommandPath(), err)
@@ -195,8 +193,11 @@ func wrapArgs(c *cobra.Command) {
 }
 
 func suggestion(root *cobra.Command, word string) string {
-	if names := root.SuggestionsFor(word); len(names) > 0 {
-		return fmt.Sprintf("; did you mean %s?", strings.Join(names, ", "))
+	// What is nearest is enough.
+	for root.SuggestionsMinimumDistance = 1; root.SuggestionsMinimumDistance <= 2; root.SuggestionsMinimumDistance++ {
+		if names := root.SuggestionsFor(word); len(names) > 0 {
+			return fmt.Sprintf("; did you mean %s?", strings.Join(names, ", "))
+		}
 	}
 	return ""
 }

@@ -64,3 +64,5 @@ func descendants(root int) ([]int, error) {
 	}
 	return found, nil
 }
+
+func reapAdopted(string) {}

@@ -14,6 +14,11 @@ import (
 // This process has to wait for them.
 func AdoptOrphans() error { return adoptOrphans() }
 
+// ReapAdopted waits for the children of this process that have ended and are
+// named command (Linux; nothing elsewhere): orphans that it has adopted. It must
+// not start programs of that name itself, whose ends others wait for.
+func ReapAdopted(command string) { reapAdopted(command) }
+
 // ForbidTracing keeps other processes of the same user from tracing this one
 // and from reading its memory and descriptors (Linux; nothing elsewhere).
 func ForbidTracing() error { return forbidTracing() }

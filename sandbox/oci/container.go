@@ -153,6 +153,11 @@ func (c *container) remove(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	// Those of this container may not have ended yet: then the next one to be
+	// closed takes them along.
+	if leaves := c.driver.engine.leaves; leaves != "" {
+		sys.ReapAdopted(leaves)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close sandbox %s: %w", c.id, err)
 	}

@@ -34,12 +34,15 @@ type traits struct {
 	// processes is how many processes and threads of its own the runtime needs
 	// in a container's control group. It ends badly if it does not get them.
 	processes int
+	// leaves names the processes that the runtime leaves to whoever adopts
+	// orphans, besides the first one of the container; empty if none.
+	leaves string
 	// flags returns the flags in front of the command, for a program that
 	// knows the given ones.
 	flags func(known map[string]string, platform string, network function.Network) []string
 }
 
-const isolatedAlways = "Own PID, mount, IPC, UTS and network namespaces (none of the network with network \"host\"), " +
+const isolatedAlways = "Own PID, mount, IPC, UTS and network namespaces (but for functions that use the host's network), " +
 	"read-only root, limits on memory, CPU and processes, no capabilities and no gaining of privileges"
 
 // traitsOf is the table of runtimes. It is constant.
@@ -55,6 +58,7 @@ var traitsOf = map[string]traits{
 		ownKernel: true,
 		pauses:    true,
 		processes: 256,
+		leaves:    "exe", // it starts itself as /proc/self/exe
 		flags: func(known map[string]string, platform string, network function.Network) []string {
 			flags := []string{"--network=none"}
 			if network == function.NetworkHost {
