@@ -180,7 +180,7 @@ func (l *ffmpegLog) failure(waitErr error) *Failure {
 	case containsAny(text, "No such filter", "Error initializing filter", "Error reinitializing filters", "Option not found", "Unknown encoder", "Error parsing", "Error initializing complex filters", "Unable to parse option", "Invalid argument", "Undefined constant", "Failed to configure", "Error setting option"):
 		f.Kind = FailureConfig
 		f.Err = fmt.Errorf("ffmpeg does not accept the stage's settings: %s", l.cause())
-	case containsAny(text, "Invalid data found", "moov atom not found", "Error while decoding", "Error splitting", "corrupt", "could not find codec parameters"):
+	case containsAny(text, "Invalid data found", "moov atom not found", "Error while decoding", "error while decoding", "concealing ", "Error splitting", "corrupt", "could not find codec parameters"):
 		f.Kind = FailureInput
 		f.Err = fmt.Errorf("the video is damaged: %s", l.cause())
 	default:

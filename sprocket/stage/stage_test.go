@@ -290,6 +290,7 @@ func TestFailuresAreClassified(t *testing.T) {
 		{"an unknown filter", exit, []string{"[AVFilterGraph @ 0x1] No such filter: 'nosuch'", "Error initializing complex filters."}, FailureConfig, "nosuch"},
 		{"an unknown option", exit, []string{"Error parsing options for encoder"}, FailureConfig, "settings"},
 		{"damaged video", exit, []string{"[h264 @ 0x1] error while decoding MB 1 2", "Error while decoding stream #0:0: Invalid data found when processing input", "Conversion failed!"}, FailureInput, "damaged"},
+		{"damage that only the decoder tells of", exit, []string{"[h264 @ 0x1] error while decoding MB 14 7, bytestream 940", "[h264 @ 0x1] concealing 135 DC, 135 AC, 135 MV errors in P frame", "Conversion failed!"}, FailureInput, "damaged"},
 		{"no moov", exit, []string{"[mov @ 0x1] moov atom not found"}, FailureInput, "moov atom not found"},
 		{"killed", killed, []string{"Error parsing a filter"}, FailureTransient, "killed"},
 		{"anything else", exit, []string{"Connection reset by peer"}, FailureTransient, "Connection reset by peer"},
