@@ -217,7 +217,7 @@ func newInvokerCommand() *cobra.Command {
 		Short: "Run functions for a controller",
 		Long: `Run functions on this machine for the controllers on a NATS server.
 
-Functions run in containers of runc (or of gVisor's runsc): see docs/operations.md
+Functions run in containers of runc (or of gVisor's runsc): see docs/functions.md
 for what that isolates. After a crash the next start removes what was left.
 Ctrl-C lets running invocations end for 10 s.
 
