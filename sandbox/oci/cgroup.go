@@ -119,7 +119,7 @@ func (g *group) prepare() error {
 	for _, name := range append([]string{""}, strings.Split(strings.Trim(g.path, "/"), "/")...) {
 		dir = filepath.Join(dir, name)
 		for _, controller := range []string{"memory", "cpu", "pids"} {
-			err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
+			err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
 			if errors.Is(err, syscall.EBUSY) {
 				return fmt.Errorf("enable controller %s: processes are in the control group %s itself: move them into a child of it, or start volley in one: %w", controller, dir, err)
 			}
