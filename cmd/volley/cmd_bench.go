@@ -137,9 +137,7 @@ func benchSprocket(ctx context.Context, o benchOptions, stdout, stderr io.Writer
 		return err
 	}
 	if o.json {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(summary)
+		return writeJSON(stdout, summary)
 	}
 	return summary.print(stdout)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -69,7 +70,7 @@ answers.`,
 }
 
 func runController(ctx context.Context, o controllerCommand, stdout io.Writer) (err error) {
-	join := "volley invoker --join " + firstOr(o.nats.urls, "")
+	join := "volley invoker --join " + strings.Join(o.nats.urls, ",")
 	if len(o.nats.urls) == 0 {
 		n, startErr := startNATS(o.natsListen, o.data, o.log)
 		if startErr != nil {
@@ -98,11 +99,4 @@ func runController(ctx context.Context, o controllerCommand, stdout io.Writer) (
 		err = c.api.Err()
 	}
 	return err
-}
-
-func firstOr(list []string, otherwise string) string {
-	if len(list) > 0 {
-		return list[0]
-	}
-	return otherwise
 }

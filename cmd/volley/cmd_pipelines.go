@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -67,9 +66,7 @@ func listPipelines(w io.Writer, asJSON bool) error {
 		})
 	}
 	if asJSON {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(list)
+		return writeJSON(w, list)
 	}
 	for _, p := range list {
 		fmt.Fprintf(w, "%s\n  %s\n  Takes %s. Example: %s\n", p.Name, p.Description, plural(p.Inputs, "input"), p.Example)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -39,9 +38,7 @@ file cannot be read.`,
 				if bad != nil {
 					report.Problems = bad.Problems
 				}
-				enc := json.NewEncoder(out)
-				enc.SetIndent("", "  ")
-				return errors.Join(enc.Encode(report), err)
+				return errors.Join(writeJSON(out, report), err)
 			}
 			if err != nil {
 				return err
