@@ -4,6 +4,8 @@
 package function
 
 import (
+	"regexp"
+	"strings"
 	"time"
 )
 
@@ -30,6 +32,29 @@ const (
 	// NetworkHost is the host's own network: no isolation.
 	NetworkHost Network = "host"
 )
+
+// jobNetworkPrefix comes before the name of a job's network.
+const jobNetworkPrefix = "net:"
+
+// JobNetwork is the network of that name, which is declared on the nodes
+// (package particle): each sandbox has an address of its own there.
+func JobNetwork(name string) Network { return Network(jobNetworkPrefix + name) }
+
+// Job returns the name of a job's network; ok is false for None and Host.
+func (n Network) Job() (name string, ok bool) {
+	return strings.CutPrefix(string(n), jobNetworkPrefix)
+}
+
+// Valid says whether n is None, Host, or a job's network whose name could be one.
+func (n Network) Valid() bool {
+	if name, ok := n.Job(); ok {
+		return networkNamePattern.MatchString(name)
+	}
+	return n == NetworkNone || n == NetworkHost
+}
+
+// networkNamePattern is what networks may be called.
+var networkNamePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
 // NetworkTag is the tag by which a client of the Lambda API, which has no such
 // field, chooses a function's Network.

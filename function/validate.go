@@ -245,8 +245,8 @@ func (f *Function) checkLimits() *Error {
 	if f.TmpMB < MinTmpMB || f.TmpMB > MaxTmpMB {
 		return invalid("tmpMB", "%d is out of range: use %d to %d (MiB)", f.TmpMB, MinTmpMB, MaxTmpMB)
 	}
-	if f.Network != NetworkNone && f.Network != NetworkHost {
-		return invalid("network", "%q is unknown: use %q or %q", f.Network, NetworkNone, NetworkHost)
+	if !f.Network.Valid() {
+		return invalid("network", "%q is unknown: use %q, %q, or %q and the name of a job's network", f.Network, NetworkNone, NetworkHost, jobNetworkPrefix)
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func TestValidateNamesTheFieldAndTheRemedy(t *testing.T) {
 		"too short a timeout":        {func(f *Function) { f.Timeout = time.Millisecond }, "timeout", "use 1s to 15m0s"},
 		"too long a timeout":         {func(f *Function) { f.Timeout = time.Hour }, "timeout", "use 1s to 15m0s"},
 		"too small a /tmp":           {func(f *Function) { f.TmpMB = 1 }, "tmpMB", "use 16 to 10240"},
-		"an unknown network":         {func(f *Function) { f.Network = "mars" }, "network", `use "none" or "host"`},
+		"an unknown network":         {func(f *Function) { f.Network = "mars" }, "network", `use "none", "host", or "net:" and the name`},
 		"a variable with a dash":     {func(f *Function) { f.Environment = map[string]string{"A-B": ""} }, "environment", "go on with letters"},
 		"a reserved variable":        {func(f *Function) { f.Environment = map[string]string{"AWS_REGION": "x"} }, "environment", "choose another name"},
 		"a value with a NUL":         {func(f *Function) { f.Environment = map[string]string{"AB": "\x00"} }, "environment", "take it out"},

@@ -39,8 +39,21 @@ func serve(listener net.Listener, s *session) {
 		if err != nil {
 			return
 		}
+		if !fromSameAddress(c) {
+			c.Close()
+			continue
+		}
 		go newConnection(c, s).serve()
 	}
+}
+
+// fromSameAddress says whether a connection comes from the address it goes to.
+// Loopback always does. On a job's network loopback is the sandbox's own
+// address there, which its neighbours can reach; the invocations are not for them.
+func fromSameAddress(c net.Conn) bool {
+	local, ok := c.LocalAddr().(*net.TCPAddr)
+	remote, ok2 := c.RemoteAddr().(*net.TCPAddr)
+	return ok && ok2 && local.IP.Equal(remote.IP)
 }
 
 // connection is one of the function's connections.

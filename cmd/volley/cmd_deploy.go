@@ -86,7 +86,7 @@ recognisable entry point, 6 the server cannot be reached or refuses.`,
 	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "time limit of an invocation")
 	f.StringArrayVar(&o.env, "env", nil, "environment variable KEY=VALUE; may be repeated")
 	f.StringVar(&o.description, "description", "", "a sentence about it")
-	f.StringVar(&o.network, "network", "none", "what it can reach: none, or host where the server allows that")
+	f.StringVar(&o.network, "network", "none", "what it can reach: none; net:NAME, a network declared by volley net up; or host, where the server allows that")
 	f.IntVar(&o.reserved, "concurrency", -1, "most invocations at once (default: no limit of its own)")
 	f.IntVar(&o.provisioned, "provisioned", -1, "containers that are kept ready (default: none)")
 	f.IntVar(&o.retries, "retries", -1, "how often a failed asynchronous invocation is run again: 0 to 2 (default 2)")
@@ -116,8 +116,8 @@ func deploy(ctx context.Context, name, dir string, o deployOptions, w io.Writer)
 	if o.timeout%time.Second != 0 || o.timeout <= 0 {
 		return usagef("--timeout %s: must be whole seconds", o.timeout)
 	}
-	if o.network != string(function.NetworkNone) && o.network != string(function.NetworkHost) {
-		return usagef("--network %q: must be none or host", o.network)
+	if !function.Network(o.network).Valid() {
+		return usagef("--network %q: must be none, host, or net: and the name of a network, as in net:job1", o.network)
 	}
 	c, err := o.open(ctx)
 	if err != nil {

@@ -73,11 +73,12 @@ func (h *Handler) setTags(c *call, change func(tags map[string]string)) error {
 
 // networkOf returns the network that tags ask for.
 func networkOf(tags map[string]string) (function.Network, error) {
-	switch network := function.Network(tags[function.NetworkTag]); network {
-	case "":
+	network := function.Network(tags[function.NetworkTag])
+	if network == "" {
 		return function.NetworkNone, nil
-	case function.NetworkNone, function.NetworkHost:
-		return network, nil
 	}
-	return "", unsupported("Tags", function.NetworkTag+" is neither none nor host")
+	if !network.Valid() {
+		return "", unsupported("Tags", function.NetworkTag+" is neither none nor host nor net: and a network's name")
+	}
+	return network, nil
 }

@@ -89,12 +89,35 @@ func (h *hierarchy) group(path string) *group {
 	return g
 }
 
+// groupBelow returns the control group of that name below a directory of cgroup
+// v2, which exists, and makes sure that it can have the controllers.
+func (h *hierarchy) groupBelow(dir, name string) (*group, error) {
+	for _, m := range h.mounts {
+		path, ok := strings.CutPrefix(dir, m+"/")
+		if !ok {
+			continue
+		}
+		above := h.group("/" + path)
+		if err := above.prepare(); err != nil {
+			return nil, err
+		}
+		g := h.group(filepath.Join(above.path, name))
+		g.keep = dir
+		return g, nil
+	}
+	return nil, fmt.Errorf("find control group: %s is in no hierarchy of this host", dir)
+}
+
 // group is a control group: one directory in every hierarchy. Its methods may
 // be called concurrently.
 type group struct {
 	h          *hierarchy
 	path       string
 	unifiedDir string
+	// keep, if not empty, is the directory of a group above this one that
+	// belongs to somebody else. Its twins in the hierarchies of cgroup v1,
+	// which the runtime makes, go when they are empty.
+	keep string
 }
 
 // file returns the path of a controller's file: v1 or v2, whichever the host
@@ -217,9 +240,20 @@ func (g *group) destroy(ctx context.Context) error {
 				return false, fmt.Errorf("remove control group %s: %w", g.path, err)
 			}
 			gone = gone && done
+			if twin := filepath.Join(m, filepath.Dir(g.path)); g.keep != "" && twin != g.keep {
+				removeEmpty(m, twin)
+			}
 		}
 		return gone, nil
 	})
+}
+
+// removeEmpty removes dir and the directories above it, as far as they are
+// empty, up to mount.
+func removeEmpty(mount, dir string) {
+	for dir != mount && os.Remove(dir) == nil {
+		dir = filepath.Dir(dir)
+	}
 }
 
 // processes returns the processes of the group, those of groups in it not

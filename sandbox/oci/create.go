@@ -18,6 +18,7 @@ import (
 
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/sandbox"
 	"github.com/volley-run/volley/sandbox/agent"
 	"github.com/volley-run/volley/sandbox/agent/frame"
 )
@@ -136,10 +137,38 @@ func (c *container) prepare(ctx context.Context) (agent.Boot, error) {
 	} else {
 		boot.Port = agent.RuntimePort
 	}
+	if network, ok := f.Network.Job(); ok {
+		place, err := c.join(ctx, network)
+		if err != nil {
+			return agent.Boot{}, err
+		}
+		spec.cgroup = c.group.path
+		spec.netns = place.Namespace
+		boot.Env = append(boot.Env, place.Env()...)
+	}
 	if err := c.writeBundle(spec); err != nil {
 		return agent.Boot{}, fmt.Errorf("create sandbox %s: %w", c.id, err)
 	}
 	return boot, nil
+}
+
+// join puts the container on a job's network: in its namespace, and in the
+// control group that holds it to its address.
+func (c *container) join(ctx context.Context, network string) (sandbox.Place, error) {
+	d := c.driver
+	if d.cfg.Networks == nil || d.engine.ownKernel {
+		return sandbox.Place{}, function.Errorf(function.InvalidParameter,
+			"function %s: the driver %s has no job networks here: use the driver runc, as root", c.function.Name, d.Name())
+	}
+	place, err := d.cfg.Networks.Join(ctx, network, c.id)
+	if err != nil {
+		return sandbox.Place{}, err
+	}
+	c.onClose(func(ctx context.Context) error { return d.cfg.Networks.Leave(ctx, network, c.id) })
+	if c.group, err = d.parent.h.groupBelow(place.Cgroup, c.id); err != nil {
+		return sandbox.Place{}, fmt.Errorf("create sandbox %s: %w", c.id, err)
+	}
+	return place, nil
 }
 
 // hostNetworkFiles returns what of the host's /etc belongs to its network.

@@ -58,6 +58,8 @@ type Config struct {
 	Unpacker sandbox.Unpacker
 	// Images may be nil: functions of package type Image are refused then.
 	Images Images
+	// Networks, if not nil, are the job networks of this node.
+	Networks sandbox.Networks
 	// UID and GID are whom functions run as: 993 and 990 if 0, as on AWS
 	// Lambda. The user of an image comes before them.
 	UID, GID uint32

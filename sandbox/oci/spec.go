@@ -43,7 +43,9 @@ type containerSpec struct {
 	root  string
 	binds []bind
 	// cgroup is the path of the control group.
-	cgroup       string
+	cgroup string
+	// netns is the path of the network namespace to join: a new one if empty.
+	netns        string
 	boundSwap    bool
 	maxProcesses int64
 	seccomp      *specs.LinuxSeccomp
@@ -94,7 +96,7 @@ func (c containerSpec) spec() *specs.Spec {
 		},
 	}
 	if f.Network != function.NetworkHost {
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: c.netns})
 	}
 	return s
 }

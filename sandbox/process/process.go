@@ -169,6 +169,9 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		return nil, function.Errorf(function.InvalidImage,
 			"function %s: the process driver runs no images: use the driver runc or runsc, or deploy the code as a directory or zip file", f.Name)
 	}
+	if _, ok := f.Network.Job(); ok {
+		return nil, function.Errorf(function.InvalidParameter, "function %s: the process driver has no job networks: use the driver runc", f.Name)
+	}
 	b := &box{id: spec.ID, driver: d, dir: filepath.Join(d.boxesDir(), spec.ID), ended: make(chan struct{})}
 	if err := d.register(b); err != nil {
 		return nil, err

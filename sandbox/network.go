@@ -1,0 +1,42 @@
+package sandbox
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Networks gives sandboxes their places on the networks of jobs
+// (function.JobNetwork). Its methods may be called concurrently.
+type Networks interface {
+	// Join gives the sandbox with that id a place on the network of that name.
+	// A sandbox that has one gets the same again. A network that this node
+	// does not have, or that has no place left, is a *function.Error.
+	Join(ctx context.Context, network, id string) (Place, error)
+	// Leave gives it back, once nothing of the sandbox runs any more. It is no
+	// error if there was none.
+	Leave(ctx context.Context, network, id string) error
+}
+
+// Place is where on a network a sandbox is.
+type Place struct {
+	// Namespace is the path of the network namespace to join. It is shared with
+	// other sandboxes of the network.
+	Namespace string
+	// Cgroup is the absolute path of the cgroup v2 group below which all that
+	// the sandbox runs must be: it is what holds it to its addresses.
+	Cgroup string
+	// Address and Address6 are the sandbox's own; one of them may be invalid.
+	Address, Address6 netip.Addr
+}
+
+// Env returns what a function finds of its place in its environment.
+func (p Place) Env() []string {
+	var env []string
+	if p.Address.IsValid() {
+		env = append(env, "VOLLEY_ADDRESS="+p.Address.String())
+	}
+	if p.Address6.IsValid() {
+		env = append(env, "VOLLEY_ADDRESS6="+p.Address6.String())
+	}
+	return env
+}
