@@ -7,8 +7,9 @@ import (
 
 // Member is a node's part of a network, as a control plane tells the others.
 type Member struct {
-	// Network is the segment, VNI its number. Members meet when both are the
-	// same; a control plane whose protocol carries no names (EVPN) goes by VNI.
+	// Network is the tenant's and the job's name, "tenant/job"; VNI is its
+	// segment's number. Members meet when both are the same; a control plane
+	// whose protocol carries no names (EVPN) goes by VNI.
 	Network string
 	VNI     uint32
 	// Self is what the others need to know. Its MAC is filled in.
