@@ -444,3 +444,20 @@ func offset(p netip.Prefix, n uint64) netip.Addr {
 	}
 	return a
 }
+
+// IndexOf returns the endpoint of this node that has that address.
+func (s Spec) IndexOf(a netip.Addr) (i int, ok bool) {
+	node := s.NodePrefix
+	if is6(a) {
+		node = s.NodePrefix6
+	}
+	if !node.IsValid() || !node.Contains(a) {
+		return 0, false
+	}
+	first, this := node.Masked().Addr().As16(), a.As16()
+	n := binary.BigEndian.Uint64(this[8:]) - binary.BigEndian.Uint64(first[8:])
+	if n < reserved || n-reserved >= uint64(s.Endpoints) {
+		return 0, false
+	}
+	return int(n - reserved), true
+}
