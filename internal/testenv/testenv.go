@@ -176,6 +176,10 @@ func probe(t testing.TB, c Capability) error {
 		return probeRuntime(string(c))
 	case Overlayfs:
 		return probeOverlayfs()
+	case NetAdmin:
+		return probeNetAdmin()
+	case CgroupBPF:
+		return probeCgroupBPF()
 	case AWSCLI:
 		_, err := exec.LookPath("aws")
 		return err
