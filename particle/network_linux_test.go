@@ -3,6 +3,7 @@ package particle
 import (
 	"context"
 	"testing"
+	"time"
 )
 
 func TestEndpointsOfEveryDesignReachEachOther(t *testing.T) {
@@ -35,6 +36,29 @@ func TestEndpointsOfEveryDesignReachEachOther(t *testing.T) {
 				if list, err := nodes[i].List(context.Background()); err != nil || len(list) > 0 {
 					t.Errorf("networks after Close: %v, %v", list, err)
 				}
+			}
+		})
+	}
+}
+
+func TestNetworksAreUsableAsSoonAsTheyAreMade(t *testing.T) {
+	for _, design := range Designs() {
+		t.Run(string(design), func(t *testing.T) {
+			nodes := newCluster(t, 2)
+			var nws []*Network
+			for i, s := range jobSpecs(nodes, "job", 8, func(s *Spec) { s.Design = design }) {
+				nws = append(nws, nodes[i].up(t, s))
+			}
+			started := time.Now()
+			for i := range 8 {
+				from, to := endpoint(t, nws[0], i), endpoint(t, nws[1], i)
+				if err := exchange(from, to, from.Address, to.Address, 1); err != nil {
+					t.Error(err)
+				}
+			}
+			// A first packet that is lost is sent again after a second.
+			if took := time.Since(started); took > 900*time.Millisecond {
+				t.Errorf("8 exchanges took %v", took)
 			}
 		})
 	}

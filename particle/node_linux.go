@@ -198,7 +198,10 @@ func (n *Node) makeVTEP(ctx context.Context) error {
 	n.cfg.hook("before vtep")
 	ns, err := rtnl.Create(n.vtepPath(), func() error {
 		// It only passes frames on, and holds no address by which to be reached.
-		return errors.Join(noIPv6(), rtnl.SetSysctl("ipv4/ip_forward", "0"))
+		if err := errors.Join(noIPv6(), rtnl.SetSysctl("ipv4/ip_forward", "0")); err != nil {
+			return err
+		}
+		return takeNumber(ctx)
 	})
 	if errors.Is(err, rtnl.ErrExists) {
 		return nil // somebody was faster
@@ -208,6 +211,21 @@ func (n *Node) makeVTEP(ctx context.Context) error {
 	}
 	n.cfg.hook("vtep")
 	return ns.Close()
+}
+
+// takeNumber makes the calling thread's namespace, a new one, give links other
+// numbers than those that are made in other new namespaces at the same time:
+// the kernel takes up to a second to let packets through a veth pair whose ends
+// have the same number.
+func takeNumber(ctx context.Context) error {
+	c, err := rtnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var b rtnl.Batch
+	b.AddBridge(rtnl.LinkConfig{Name: "idle"})
+	return c.Do(ctx, &b)
 }
 
 // noIPv6 switches IPv6 off in the calling thread's namespace, if there is any.

@@ -26,11 +26,13 @@ const (
 
 // The links of a segment in the VTEP's namespace have numbers that follow from
 // its VNI, far above those that the kernel gives, so that requests need not ask
-// for them. A namespace that endpoints share has its end of the port under the
-// port's number.
+// for them. So has the port's other end in a namespace that endpoints share, a
+// number of its own: the kernel takes its time, up to a second, to let packets
+// through a veth pair whose ends have the same.
 func bridgeIndex(vni uint32) int { return 1<<24 | int(vni) }
 func vxlanIndex(vni uint32) int  { return 2<<24 | int(vni) }
 func portIndex(vni uint32) int   { return 3<<24 | int(vni) }
+func jobIndex(vni uint32) int    { return 4<<24 | int(vni) }
 
 func bridgeName(vni uint32) string               { return fmt.Sprintf("b%d", vni) }
 func vxlanName(vni uint32) string                { return fmt.Sprintf("x%d", vni) }
@@ -116,7 +118,7 @@ func (nw *Network) make(ctx context.Context, v *vtep, r *record, others []record
 	}
 	var b rtnl.Batch
 	b.SetLink(lo, rtnl.LinkConfig{Up: true})
-	b.SetLink(portIndex(nw.spec.VNI), rtnl.LinkConfig{Up: true})
+	b.SetLink(jobIndex(nw.spec.VNI), rtnl.LinkConfig{Up: true})
 	addresses(&b, nw.spec)
 	for _, o := range others { // what they have is gone if the namespace was
 		addresses(&b, o.Spec)
@@ -274,7 +276,7 @@ func (nw *Network) makeShared(ctx context.Context, v *vtep, r *record, there boo
 	var b rtnl.Batch
 	b.AddVeth(
 		rtnl.LinkConfig{Name: portName(vni), Index: portIndex(vni), MAC: macOf(fmt.Sprint("port ", vni)), MTU: r.MTU, Group: vni, Master: bridgeIndex(vni), Up: true, Queues: linkQueues},
-		rtnl.LinkConfig{Name: name, Index: portIndex(vni), MAC: []byte(GatewayMAC(vni, nw.spec.Underlay.Address)), MTU: r.MTU, Namespace: j.ns, Queues: linkQueues})
+		rtnl.LinkConfig{Name: name, Index: jobIndex(vni), MAC: []byte(GatewayMAC(vni, nw.spec.Underlay.Address)), MTU: r.MTU, Namespace: j.ns, Queues: linkQueues})
 	if err := v.conn.Do(ctx, &b); err != nil {
 		j.close()
 		return job{}, err
@@ -327,7 +329,7 @@ func (nw *Network) prepareIPv6() error {
 // addresses adds what makes the endpoints' addresses those of the namespace
 // that they share, and the node's own.
 func addresses(b *rtnl.Batch, s Spec) {
-	link := portIndex(s.VNI)
+	link := jobIndex(s.VNI)
 	for _, node := range []netip.Prefix{s.NodePrefix, s.NodePrefix6} {
 		if !node.IsValid() {
 			continue
@@ -346,7 +348,7 @@ func addresses(b *rtnl.Batch, s Spec) {
 
 // withdraw deletes what addresses adds.
 func withdraw(b *rtnl.Batch, s Spec) {
-	link := portIndex(s.VNI)
+	link := jobIndex(s.VNI)
 	for _, node := range []netip.Prefix{s.NodePrefix, s.NodePrefix6} {
 		if !node.IsValid() {
 			continue

@@ -116,7 +116,7 @@ func (nw *Network) rewire(ctx context.Context, v *vtep, j *job, have, stale, wan
 
 // wire adds what rewire does in the shared namespace.
 func (nw *Network) wire(b *rtnl.Batch, have, stale, want wiring) {
-	link := portIndex(nw.spec.VNI)
+	link := jobIndex(nw.spec.VNI)
 	for a, mac := range want.neighbours {
 		if was, ok := have.neighbours[a]; !ok || was != mac {
 			b.AddNeighbour(link, a, mac[:])
