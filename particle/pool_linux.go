@@ -1,0 +1,197 @@
+//go:build linux
+
+package particle
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+)
+
+// Pool hands out the endpoints of one network on one node (thesis 3.2.1, IP
+// pooling). Who has which endpoint is kept in the node's state directory: it
+// outlives the process, and processes may share a pool. Methods may be called
+// concurrently.
+//
+// The directory holds two symbolic links for each assignment, as a link is
+// made whole or not at all, and only once: owners/<hash of the owner> names
+// the index, and <index> names the owner.
+type Pool struct {
+	dir      string
+	size     int
+	endpoint func(i int) Endpoint
+	// next is where this process looks first for a free endpoint.
+	next atomic.Int64
+}
+
+func newPool(dir string, size int, endpoint func(i int) Endpoint) *Pool {
+	return &Pool{dir: dir, size: size, endpoint: endpoint}
+}
+
+// maxOwner is how long an owner's name may be, in bytes.
+const maxOwner = 255
+
+// Acquire gives an endpoint to owner, whatever identifies it: a container's
+// id, say. An owner that has one already gets the same again. It returns
+// ErrNoEndpointLeft, wrapped, when all are taken.
+func (p *Pool) Acquire(ctx context.Context, owner string) (Endpoint, error) {
+	if owner == "" || len(owner) > maxOwner {
+		return Endpoint{}, fmt.Errorf("acquire endpoint: an owner's name has 1 to %d bytes, not %d", maxOwner, len(owner))
+	}
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+	}
+	defer unlock()
+	i, err := p.indexOf(owner)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+	}
+	if i >= 0 {
+		// A process that died between the two links is helped to the second.
+		switch err := os.Symlink(owner, p.file(i)); {
+		case err == nil:
+			return p.endpoint(i), nil
+		case !errors.Is(err, fs.ErrExist):
+			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+		}
+		if has, err := os.Readlink(p.file(i)); err == nil && has == owner {
+			return p.endpoint(i), nil
+		}
+		if err := os.Remove(p.ownerFile(owner)); err != nil {
+			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+		}
+	}
+	start := int(p.next.Load())
+	for n := range p.size {
+		i := (start + n) % p.size
+		if _, err := os.Readlink(p.file(i)); err == nil {
+			continue
+		}
+		if err := os.Symlink(strconv.Itoa(i), p.ownerFile(owner)); err != nil {
+			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+		}
+		if err := os.Symlink(owner, p.file(i)); err != nil {
+			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+		}
+		p.next.Store(int64(i + 1))
+		return p.endpoint(i), nil
+	}
+	return Endpoint{}, fmt.Errorf("acquire endpoint: %w (%d)", ErrNoEndpointLeft, p.size)
+}
+
+// Release takes the endpoint back that owner has. It is no error if it has none.
+func (p *Pool) Release(ctx context.Context, owner string) error {
+	if _, err := os.Stat(p.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		return fmt.Errorf("release endpoint: %w", err)
+	}
+	defer unlock()
+	i, err := p.indexOf(owner)
+	if err != nil {
+		return fmt.Errorf("release endpoint: %w", err)
+	}
+	if i < 0 {
+		return nil
+	}
+	if has, err := os.Readlink(p.file(i)); err == nil && has == owner {
+		if err := os.Remove(p.file(i)); err != nil {
+			return fmt.Errorf("release endpoint: %w", err)
+		}
+		// What was used last is used again last, so that late packets of its
+		// last user do not reach the next.
+		p.next.CompareAndSwap(int64(p.size), 0)
+	}
+	if err := os.Remove(p.ownerFile(owner)); err != nil {
+		return fmt.Errorf("release endpoint: %w", err)
+	}
+	return nil
+}
+
+// Owners returns who has an endpoint.
+func (p *Pool) Owners() (map[string]Endpoint, error) {
+	entries, err := os.ReadDir(p.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]Endpoint{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list endpoints in use: %w", err)
+	}
+	owners := make(map[string]Endpoint, len(entries))
+	for _, e := range entries {
+		i, err := strconv.Atoi(e.Name())
+		if err != nil || i < 0 || i >= p.size {
+			continue // the directory of owners, the lock
+		}
+		owner, err := os.Readlink(filepath.Join(p.dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // just released
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list endpoints in use: %w", err)
+		}
+		owners[owner] = p.endpoint(i)
+	}
+	return owners, nil
+}
+
+// indexOf returns the index that owner's link names, or -1 if there is none
+// that could be.
+func (p *Pool) indexOf(owner string) (int, error) {
+	text, err := os.Readlink(p.ownerFile(owner))
+	if errors.Is(err, fs.ErrNotExist) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, err
+	}
+	i, err := strconv.Atoi(text)
+	if err != nil || i < 0 || i >= p.size {
+		return -1, os.Remove(p.ownerFile(owner)) // of a larger network of that name
+	}
+	return i, nil
+}
+
+func (p *Pool) file(i int) string { return filepath.Join(p.dir, strconv.Itoa(i)) }
+
+func (p *Pool) ownerFile(owner string) string {
+	sum := sha256.Sum256([]byte(owner))
+	return filepath.Join(p.dir, "owners", hex.EncodeToString(sum[:16]))
+}
+
+// lock waits for the pool's lock, which the kernel frees if its holder dies.
+func (p *Pool) lock(ctx context.Context) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(p.dir, "owners"), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(p.dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		// It is held for some microseconds, so there is no need to watch ctx.
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
+}
