@@ -432,7 +432,7 @@ func constantValue(decl *ast.GenDecl, spec *ast.ValueSpec, i int) bool {
 // checkImports is who may import whom; .golangci.yml says the same.
 func checkImports(_ []file, units []*unit) []string {
 	systems := []string{"sprocket", "particle", "sophon", "faasnap"}
-	kernel := []string{"internal/sys", "particle/rtnl", "particle/bpf", "faasnap/mem"}
+	kernel := []string{"internal/sys", "particle/rtnl", "particle/bpf", "particle/seccomp", "faasnap/mem"}
 	in := func(folder string, tops ...string) bool {
 		return slices.ContainsFunc(tops, func(top string) bool {
 			return folder == top || strings.HasPrefix(folder, top+"/")
