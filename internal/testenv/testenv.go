@@ -168,6 +168,8 @@ func probe(t testing.TB, c Capability) error {
 		return nil
 	case Python3:
 		return lookAny("python3")
+	case CC:
+		return lookAny("cc")
 	case Node:
 		return lookAny("node")
 	case Tmpfs:
