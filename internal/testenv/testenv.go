@@ -182,6 +182,10 @@ func probe(t testing.TB, c Capability) error {
 		return probeNetAdmin()
 	case CgroupBPF:
 		return probeCgroupBPF()
+	case SeccompNotify:
+		return probeSeccompNotify()
+	case Landlock:
+		return probeLandlock()
 	case AWSCLI:
 		_, err := exec.LookPath("aws")
 		return err

@@ -26,7 +26,7 @@ func compile(t *testing.T, name string, args ...string) string {
 
 func library(t *testing.T) string {
 	t.Helper()
-	testenv.Need(t, testenv.CC, testenv.Root)
+	testenv.Need(t, testenv.CC, testenv.NetAdmin)
 	return compile(t, Library, "-shared", "-fPIC", "preload.c", "-ldl")
 }
 

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 
 func need(t *testing.T) {
 	t.Helper()
-	testenv.Need(t, testenv.Root)
+	testenv.Need(t, testenv.NetAdmin, testenv.SeccompNotify)
 	if err := Probe(); err != nil {
 		t.Fatal(err)
 	}
