@@ -29,7 +29,7 @@ type testNode struct {
 
 // newCluster connects nodes by a bridge, and checks at the end that they left
 // nothing.
-func newCluster(t *testing.T, nodes int, change ...func(*NodeConfig)) []*testNode {
+func newCluster(t testing.TB, nodes int, change ...func(*NodeConfig)) []*testNode {
 	t.Helper()
 	testenv.Need(t, testenv.NetAdmin)
 	if err := rtnl.PrepareDir(DefaultNamespaceDir); err != nil {
@@ -71,7 +71,7 @@ func newCluster(t *testing.T, nodes int, change ...func(*NodeConfig)) []*testNod
 }
 
 // open opens the node once more, as another process would.
-func (n *testNode) open(t *testing.T) *Node {
+func (n *testNode) open(t testing.TB) *Node {
 	t.Helper()
 	var node *Node
 	if err := n.ns.Do(func() (err error) {
@@ -90,7 +90,7 @@ func (n *testNode) open(t *testing.T) *Node {
 
 // expectNothing removes what is there of the node. Networks are the test's to
 // remove: they are an error.
-func (n *testNode) expectNothing(t *testing.T) {
+func (n *testNode) expectNothing(t testing.TB) {
 	t.Helper()
 	ctx := context.Background()
 	list, err := n.List(ctx)
@@ -124,7 +124,7 @@ func (n *testNode) expectNothing(t *testing.T) {
 }
 
 // leftovers lists all that a node may have made and must have removed.
-func (n *testNode) leftovers(t *testing.T) (left []string) {
+func (n *testNode) leftovers(t testing.TB) (left []string) {
 	t.Helper()
 	for _, pattern := range []string{
 		filepath.Join(DefaultNamespaceDir, "volley-"+n.cfg.Name+".*"),
@@ -159,7 +159,7 @@ func (n *testNode) leftovers(t *testing.T) (left []string) {
 	return left
 }
 
-func newTestNamespace(t *testing.T, name string) (*rtnl.Namespace, *rtnl.Conn) {
+func newTestNamespace(t testing.TB, name string) (*rtnl.Namespace, *rtnl.Conn) {
 	t.Helper()
 	path := filepath.Join(DefaultNamespaceDir, fmt.Sprintf("particle-%d-%s", os.Getpid(), name))
 	if err := rtnl.Remove(path); err != nil {
@@ -181,7 +181,7 @@ func newTestNamespace(t *testing.T, name string) (*rtnl.Namespace, *rtnl.Conn) {
 	return ns, c
 }
 
-func do(t *testing.T, c *rtnl.Conn, fill func(b *rtnl.Batch)) {
+func do(t testing.TB, c *rtnl.Conn, fill func(b *rtnl.Batch)) {
 	t.Helper()
 	var b rtnl.Batch
 	fill(&b)
@@ -220,7 +220,7 @@ func peerOf(n *testNode, s Spec) Peer {
 }
 
 // up makes a network that the test removes, or else the end of the test.
-func (n *testNode) up(t *testing.T, s Spec, opts ...Option) *Network {
+func (n *testNode) up(t testing.TB, s Spec, opts ...Option) *Network {
 	t.Helper()
 	nw, err := n.Declare(s, opts...)
 	if err != nil {
@@ -237,7 +237,7 @@ func (n *testNode) up(t *testing.T, s Spec, opts ...Option) *Network {
 	return nw
 }
 
-func endpoint(t *testing.T, nw *Network, i int) Endpoint {
+func endpoint(t testing.TB, nw *Network, i int) Endpoint {
 	t.Helper()
 	ep, err := nw.Endpoint(i)
 	if err != nil {

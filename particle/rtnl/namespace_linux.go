@@ -214,6 +214,11 @@ func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The runtime keeps the process's first thread, and it would keep
+			// the namespace. While it is held here, another one is taken.
+			defer runtime.UnlockOSThread()
+		}
 		// f may end its goroutine: a test that fails does.
 		finished := false
 		defer func() {
@@ -221,7 +226,12 @@ func onThread(f func() error) error {
 				close(done)
 			}
 		}()
-		err := f()
+		var err error
+		if unix.Gettid() == unix.Getpid() {
+			err = onThread(f)
+		} else {
+			err = thereAndBack(f)
+		}
 		finished = true
 		done <- err
 	}()
@@ -230,4 +240,20 @@ func onThread(f func() error) error {
 		runtime.Goexit()
 	}
 	return err
+}
+
+// thereAndBack calls f and leaves the namespace that f has taken the thread to:
+// when a thread that ends has let go of its namespace, nobody can tell.
+func thereAndBack(f func() error) (err error) {
+	home, err := Current()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if backErr := unix.Setns(home.FD(), unix.CLONE_NEWNET); backErr != nil {
+			err = errors.Join(err, fmt.Errorf("leave network namespace: %w", backErr))
+		}
+		err = errors.Join(err, home.Close())
+	}()
+	return f()
 }

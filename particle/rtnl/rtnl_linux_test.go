@@ -363,3 +363,29 @@ func FuzzMessagesAndAttributes(f *testing.F) {
 		}
 	})
 }
+
+func TestTheProcessesFirstThreadStaysWhereItIs(t *testing.T) {
+	testenv.Need(t, testenv.NetAdmin)
+	path := fmt.Sprintf("/proc/%d/task/%[1]d/ns/net", os.Getpid())
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		ended := make(chan struct{})
+		go func() { // each goroutine may start on any thread
+			defer close(ended)
+			if err := onThread(enterNew); err != nil {
+				t.Error(err)
+			}
+		}()
+		<-ended
+	}
+	after, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(before, after) {
+		t.Error("it is in another namespace")
+	}
+}
