@@ -1,0 +1,331 @@
+//go:build linux
+
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// version is part of the pins' names: programs or entries of another form get
+// another number.
+const version = 1
+
+const (
+	bpffs = "/sys/fs/bpf"
+	// mapPin is pinned last, so that it says that the set is whole.
+	mapPin     = "endpoints"
+	maxEntries = 1 << 18
+)
+
+// Config says where a set of programs is.
+type Config struct {
+	// Cgroup is the absolute path of the parent group, on cgroup v2.
+	Cgroup string
+	// Depth is how many levels below it the groups of endpoints are.
+	Depth int
+}
+
+// Guard is a set of programs on a parent group. Its methods may be called
+// concurrently.
+type Guard struct{ endpoints *ebpf.Map }
+
+// Entry says which addresses a group has. At least one must be valid.
+type Entry struct {
+	CgroupID          uint64
+	Address, Address6 netip.Addr
+}
+
+// Open returns the set on a parent group, which must exist, and attaches it
+// there if it is not yet. The set stays until Remove, or until the group is
+// removed. The caller closes the Guard.
+func Open(cfg Config) (*Guard, error) {
+	g, err := open(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("attach programs to %s: %w", cfg.Cgroup, err)
+	}
+	return g, nil
+}
+
+func open(cfg Config) (*Guard, error) {
+	level, err := levelOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := mountBPF(); err != nil {
+		return nil, err
+	}
+	unlock, err := lockDir(cfg.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	dir, err := pinDir(cfg.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapPin), nil)
+	if err == nil {
+		return &Guard{m}, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	// What is there is of a group of that name that is gone, of another
+	// version, or of a process that died while it made the set.
+	if err := removePins(cfg.Cgroup); err != nil {
+		return nil, err
+	}
+	if m, err = attach(cfg.Cgroup, dir, level); err != nil {
+		return nil, errors.Join(err, removePins(cfg.Cgroup))
+	}
+	return &Guard{m}, nil
+}
+
+// attach loads, attaches and pins the set.
+func attach(cgroup, dir string, level int32) (_ *ebpf.Map, err error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, err
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "volley_net", Type: ebpf.Hash, KeySize: 8, ValueSize: entrySize, MaxEntries: maxEntries, Flags: unix.BPF_F_NO_PREALLOC,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make map: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for _, p := range programs() {
+		if err := p.attachTo(cgroup, dir, m, level); err != nil {
+			return nil, fmt.Errorf("program %s: %w", p.name, err)
+		}
+	}
+	return m, m.Pin(filepath.Join(dir, mapPin))
+}
+
+func (p program) attachTo(cgroup, dir string, m *ebpf.Map, level int32) error {
+	prog, err := p.load(m, level)
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: p.attach, Program: prog})
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	// The pin keeps it attached.
+	return errors.Join(l.Pin(filepath.Join(dir, p.name)), l.Close())
+}
+
+func (p program) load(m *ebpf.Map, level int32) (*ebpf.Program, error) {
+	b := &builder{level: level, mapFD: m.FD()}
+	p.code(b)
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "volley_" + p.name, Type: p.kind, AttachType: p.attach, Instructions: b.Instructions, License: "Apache-2.0",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	return prog, nil
+}
+
+// Put says which addresses groups have, all in one call of the kernel.
+func (g *Guard) Put(entries []Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	keys, values := make([]uint64, len(entries)), make([][entrySize]byte, len(entries))
+	for i, e := range entries {
+		keys[i] = e.CgroupID
+		var has uint32
+		if e.Address.Is4() {
+			a := e.Address.As4()
+			copy(values[i][entryIP4:], a[:])
+			has |= has4
+		}
+		if e.Address6.Is6() && !e.Address6.Is4In6() {
+			a := e.Address6.As16()
+			copy(values[i][entryIP6:], a[:])
+			has |= has6
+		}
+		if has == 0 {
+			return fmt.Errorf("put entry of group %d: it has no address", e.CgroupID)
+		}
+		binary.NativeEndian.PutUint32(values[i][entryHas:], has)
+	}
+	if _, err := g.endpoints.BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("put entries: %w", err)
+	}
+	return nil
+}
+
+// Delete forgets groups. It is no error if one is not known.
+func (g *Guard) Delete(groups []uint64) error {
+	for _, id := range groups {
+		if err := g.endpoints.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete entry of group %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Close closes the Guard. The set stays.
+func (g *Guard) Close() error { return g.endpoints.Close() }
+
+// Remove detaches and removes the set on a parent group, also if that is gone.
+// It is no error if there is none.
+func Remove(cfg Config) error {
+	if err := removePins(cfg.Cgroup); err != nil {
+		return fmt.Errorf("remove programs of %s: %w", cfg.Cgroup, err)
+	}
+	return nil
+}
+
+// Probe returns why there can be no Guard here, or nil.
+func Probe() error {
+	if err := probe(); err != nil {
+		return fmt.Errorf("programs on control groups: %w", err)
+	}
+	return nil
+}
+
+func probe() error {
+	if err := mountBPF(); err != nil {
+		return err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return err
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: entrySize, MaxEntries: 1})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	for _, p := range programs() {
+		prog, err := p.load(m, 1)
+		if err != nil {
+			return fmt.Errorf("program %s: %w", p.name, err)
+		}
+		prog.Close()
+	}
+	return nil
+}
+
+// CgroupID returns the number by which the kernel knows a control group.
+func CgroupID(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, fmt.Errorf("number of control group %s: %w", path, err)
+	}
+	return st.Ino, nil
+}
+
+// levelOf returns at which level of the hierarchy the groups of endpoints are;
+// the root has level 0.
+func levelOf(cfg Config) (int32, error) {
+	if !filepath.IsAbs(cfg.Cgroup) {
+		return 0, errors.New("the path is not absolute")
+	}
+	level := cfg.Depth
+	for dir := filepath.Clean(cfg.Cgroup); ; dir = filepath.Dir(dir) {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			return 0, err
+		}
+		if st.Type != unix.CGROUP2_SUPER_MAGIC {
+			if level == cfg.Depth {
+				return 0, errors.New("it is not on cgroup v2")
+			}
+			return int32(level - 1), nil // one up was the root
+		}
+		level++
+	}
+}
+
+// mountBPF makes sure that there is a BPF file system.
+func mountBPF() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(bpffs, &st); err != nil {
+		return fmt.Errorf("%s: %w", bpffs, err)
+	}
+	if st.Type == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("mount %s: %w", bpffs, err)
+	}
+	return nil
+}
+
+// lockDir waits for the lock of a directory. The BPF file system has no locks,
+// but the control group has.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+// pinDir returns where the set on a group is pinned. It names the group's
+// number, as another one may come under the same path.
+func pinDir(cgroup string) (string, error) {
+	id, err := CgroupID(cgroup)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(bpffs, pinPrefix(cgroup)+strconv.FormatUint(id, 10)+"-v"+strconv.Itoa(version)), nil
+}
+
+// pinPrefix begins the names of all sets that were ever on a group of that path.
+func pinPrefix(cgroup string) string {
+	// The BPF file system takes no dots in names.
+	name := strings.NewReplacer("-", "-h", ".", "-d", "/", "-s").Replace(strings.TrimPrefix(filepath.Clean(cgroup), "/"))
+	return "volley-" + name + "-n"
+}
+
+// removePins removes all sets that are or were on a group of that path, which
+// detaches them.
+func removePins(cgroup string) error {
+	entries, err := os.ReadDir(bpffs)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), pinPrefix(cgroup)) {
+			if err := os.RemoveAll(filepath.Join(bpffs, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
