@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/volley-run/volley/particle/bpf"
 )
 
 // guard holds what runs in a control group to the addresses of its endpoint.
@@ -29,12 +31,32 @@ type guardEntry struct {
 var errGuardUntried = errors.New("not tried yet")
 
 // probeGuard returns why this kernel has no guard, or nil.
-func probeGuard() error { return ErrUnsupported }
+func probeGuard() error {
+	if err := bpf.Probe(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return nil
+}
 
 // openGuard opens the guard of the groups below parent, which outlives the
 // process.
 func openGuard(parent string) (guard, error) {
-	return nil, fmt.Errorf("guard %s: %w", parent, ErrUnsupported)
+	g, err := bpf.Open(bpf.Config{Cgroup: parent, Depth: endpointDepth})
+	if err != nil {
+		return nil, err
+	}
+	return bpfGuard{g}, nil
+}
+
+// bpfGuard is a guard by programs on the parent group.
+type bpfGuard struct{ *bpf.Guard }
+
+func (g bpfGuard) Put(entries []guardEntry) error {
+	all := make([]bpf.Entry, len(entries))
+	for i, e := range entries {
+		all[i] = bpf.Entry{CgroupID: e.group, Address: e.address, Address6: e.address6}
+	}
+	return g.Guard.Put(all)
 }
 
 // cgroups returns the node's tree of groups. It makes nothing.
@@ -210,6 +232,9 @@ func (n *Node) removeGuard() error {
 		}
 	}
 	n.guard, n.guarded = nil, errGuardUntried
+	if err := bpf.Remove(bpf.Config{Cgroup: tree.parent, Depth: endpointDepth}); err != nil {
+		return err
+	}
 	if err := os.Remove(tree.parent); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove control group: %w", err)
 	}
