@@ -159,9 +159,14 @@ func (n *testNode) leftovers(t testing.TB) (left []string) {
 	return left
 }
 
+// nodePath is where newTestNamespace pins a namespace.
+func nodePath(name string) string {
+	return filepath.Join(DefaultNamespaceDir, fmt.Sprintf("particle-%d-%s", os.Getpid(), name))
+}
+
 func newTestNamespace(t testing.TB, name string) (*rtnl.Namespace, *rtnl.Conn) {
 	t.Helper()
-	path := filepath.Join(DefaultNamespaceDir, fmt.Sprintf("particle-%d-%s", os.Getpid(), name))
+	path := nodePath(name)
 	if err := rtnl.Remove(path); err != nil {
 		t.Fatal(err)
 	}

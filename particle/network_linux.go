@@ -278,6 +278,7 @@ func (nw *Network) apply(ctx context.Context) (err error) {
 			}
 			return err
 		}
+		nw.node.cfg.hook("record")
 	} else if err := nw.node.state.save(r); err != nil {
 		return err
 	}
@@ -351,6 +352,7 @@ func (nw *Network) release(r record, whole bool) error {
 			return err
 		}
 	}
+	nw.node.cfg.hook("close claims")
 	return state.remove(r.Spec.Name)
 }
 
