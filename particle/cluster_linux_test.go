@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"net/netip"
@@ -58,7 +59,7 @@ func newCluster(t testing.TB, nodes int, change ...func(*NodeConfig)) []*testNod
 			b.AddAddress(300, netip.PrefixFrom(n.address, 24))
 			b.AddAddress(300, netip.PrefixFrom(n.address6, 64))
 		})
-		n.cfg = NodeConfig{Name: fmt.Sprintf("t%d-%d", os.Getpid(), i), StateDir: filepath.Join(t.TempDir(), "state")}
+		n.cfg = NodeConfig{Name: fmt.Sprintf("t%s-%d", testID(t), i), StateDir: filepath.Join(t.TempDir(), "state")}
 		for _, f := range change {
 			f(&n.cfg)
 		}
@@ -160,13 +161,20 @@ func (n *testNode) leftovers(t testing.TB) (left []string) {
 }
 
 // nodePath is where newTestNamespace pins a namespace.
-func nodePath(name string) string {
-	return filepath.Join(DefaultNamespaceDir, fmt.Sprintf("particle-%d-%s", os.Getpid(), name))
+func nodePath(t testing.TB, name string) string {
+	return filepath.Join(DefaultNamespaceDir, fmt.Sprintf("particle-%s-%s", testID(t), name))
+}
+
+// testID tells tests apart that run at the same time.
+func testID(t testing.TB) string {
+	h := fnv.New32a()
+	io.WriteString(h, t.Name())
+	return fmt.Sprintf("%d-%x", os.Getpid(), h.Sum32())
 }
 
 func newTestNamespace(t testing.TB, name string) (*rtnl.Namespace, *rtnl.Conn) {
 	t.Helper()
-	path := nodePath(name)
+	path := nodePath(t, name)
 	if err := rtnl.Remove(path); err != nil {
 		t.Fatal(err)
 	}

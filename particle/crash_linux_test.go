@@ -109,12 +109,13 @@ func TestNothingIsLeftWhereverApplyOrCloseIsKilled(t *testing.T) {
 				name += " while it is removed"
 			}
 			t.Run(name, func(t *testing.T) {
+				t.Parallel() // the kernel takes its time to remove links
 				nodes := newCluster(t, 1)
 				n := nodes[0]
 				spec := jobSpecs(nodes, "job", 2, func(s *Spec) { s.Design = design })[0]
 				ctx := context.Background()
 				spec.Peers = []Peer{{Underlay: netip.MustParseAddr("192.0.2.9"), Prefix: netip.MustParsePrefix("10.77.9.0/24"), Prefix6: netip.MustParsePrefix("fd77:0:0:9::/64")}}
-				v := victim{Node: n.cfg, Namespace: nodePath("node0"), Spec: spec, Close: closing}
+				v := victim{Node: n.cfg, Namespace: nodePath(t, "node0"), Spec: spec, Close: closing}
 				const most = 60
 				for v.Step = 1; v.kill(t); v.Step++ {
 					if v.Step == most {

@@ -70,6 +70,7 @@ func (nw *Network) makeBaselineEndpoint(ctx context.Context, v *vtep, i, mtu int
 	var b rtnl.Batch
 	b.SetLink(link, rtnl.LinkConfig{MAC: ep.mac(), Up: true})
 	nw.endpointAddresses(&b, link, ep)
+	b.AwaitCarrier(ifName)
 	if err := guest.conn.Do(ctx, &b); err != nil {
 		return err
 	}
@@ -88,6 +89,7 @@ func (nw *Network) makeMoved(ctx context.Context, v *vtep, j job, mtu int, steps
 		var b rtnl.Batch
 		b.SetLink(link, rtnl.LinkConfig{MAC: ep.mac(), Up: true})
 		nw.endpointAddresses(&b, link, ep)
+		b.AwaitCarrier(sharedIfName(i))
 		if err := j.conn.Do(ctx, &b); err != nil {
 			return err
 		}
@@ -143,7 +145,12 @@ func (nw *Network) moveInto(ctx context.Context, v *vtep, guest job, i int, name
 	}
 	b.SetLink(lo, rtnl.LinkConfig{Up: true})
 	b.SetLink(inside.Index, rtnl.LinkConfig{Up: true})
-	return inside.Index, do(guest.conn, stepAttach)
+	if err := guest.conn.Do(ctx, &b); err != nil {
+		return 0, err
+	}
+	b.Reset()
+	b.AwaitCarrier(local.Name)
+	return inside.Index, do(v.conn, stepAttach)
 }
 
 // directChunk is how many namespaces makeDirect has open at a time: each takes
@@ -206,9 +213,15 @@ func (nw *Network) makeDirectChunk(ctx context.Context, v *vtep, first, end, mtu
 		b.SetLink(lo, rtnl.LinkConfig{Up: true})
 		b.SetLink(link.Index, rtnl.LinkConfig{Up: true})
 		nw.endpointAddresses(&b, link.Index, nw.endpoint(first+i))
+		b.AwaitCarrier(ifName)
 		if err := c.Do(ctx, &b); err != nil {
 			return err
 		}
+	}
+	b.Reset()
+	nw.awaitPorts(&b, first, end)
+	if err := v.conn.Do(ctx, &b); err != nil {
+		return err
 	}
 	steps.end("addresses")
 	return nil
@@ -221,6 +234,13 @@ func (nw *Network) addPair(b *rtnl.Batch, ns *rtnl.Namespace, name string, i, mt
 	b.AddVeth(
 		rtnl.LinkConfig{Name: port, MAC: macOf(port), MTU: mtu, Group: vni, Master: bridgeIndex(vni), Up: true, Queues: linkQueues},
 		rtnl.LinkConfig{Name: name, MAC: nw.endpoint(i).mac(), MTU: mtu, Namespace: ns, Queues: linkQueues})
+}
+
+// awaitPorts adds the wait for the ports of endpoints from first to end-1.
+func (nw *Network) awaitPorts(b *rtnl.Batch, first, end int) {
+	for i := first; i < end; i++ {
+		b.AwaitCarrier(endpointPortName(nw.spec.VNI, i))
+	}
 }
 
 // makeBatched makes all pairs of endpoints that share a namespace in one batch,
@@ -250,8 +270,14 @@ func (nw *Network) makeBatched(ctx context.Context, v *vtep, j job, mtu int, ste
 		}
 		b.SetLink(link, rtnl.LinkConfig{Up: true})
 		nw.endpointAddresses(&b, link, nw.endpoint(i))
+		b.AwaitCarrier(sharedIfName(i))
 	}
 	if err := j.conn.Do(ctx, &b); err != nil {
+		return err
+	}
+	b.Reset()
+	nw.awaitPorts(&b, 0, nw.spec.Endpoints)
+	if err := v.conn.Do(ctx, &b); err != nil {
 		return err
 	}
 	steps.end("addresses")

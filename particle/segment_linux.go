@@ -44,6 +44,14 @@ func endpointGuestName(vni uint32, i int) string { return fmt.Sprintf("g%d.%d", 
 // shared the one for the node.
 const ifName = "eth0"
 
+// ifName is what the node's interface in the shared namespace is called.
+func (nw *Network) ifName() string {
+	if nw.opts.namespace != "" {
+		return nw.opts.ifName
+	}
+	return ifName
+}
+
 // sharedIfName is an endpoint's own interface in a namespace that is shared.
 func sharedIfName(i int) string { return fmt.Sprintf("eth%d", i+1) }
 
@@ -123,6 +131,7 @@ func (nw *Network) make(ctx context.Context, v *vtep, r *record, others []record
 	for _, o := range others { // what they have is gone if the namespace was
 		addresses(&b, o.Spec)
 	}
+	b.AwaitCarrier(nw.ifName())
 	want := nw.wiring(*r, others)
 	nw.wire(&b, wiring{}, wireAll(r.Spec, r.Leaving), want)
 	if err := job.conn.Do(ctx, &b); err != nil {
@@ -130,6 +139,7 @@ func (nw *Network) make(ctx context.Context, v *vtep, r *record, others []record
 	}
 	steps.end("addresses")
 	b.Reset()
+	b.AwaitCarrier(portName(nw.spec.VNI))
 	nw.forward(&b, wiring{}, wireAll(r.Spec, r.Leaving), want)
 	if err := v.conn.Do(ctx, &b); err != nil {
 		return err
@@ -268,15 +278,11 @@ func (nw *Network) makeShared(ctx context.Context, v *vtep, r *record, there boo
 			return job{}, err
 		}
 	}
-	name := ifName
-	if foreign {
-		name = nw.opts.ifName
-	}
 	vni := nw.spec.VNI
 	var b rtnl.Batch
 	b.AddVeth(
 		rtnl.LinkConfig{Name: portName(vni), Index: portIndex(vni), MAC: macOf(fmt.Sprint("port ", vni)), MTU: r.MTU, Group: vni, Master: bridgeIndex(vni), Up: true, Queues: linkQueues},
-		rtnl.LinkConfig{Name: name, Index: jobIndex(vni), MAC: []byte(GatewayMAC(vni, nw.spec.Underlay.Address)), MTU: r.MTU, Namespace: j.ns, Queues: linkQueues})
+		rtnl.LinkConfig{Name: nw.ifName(), Index: jobIndex(vni), MAC: []byte(GatewayMAC(vni, nw.spec.Underlay.Address)), MTU: r.MTU, Namespace: j.ns, Queues: linkQueues})
 	if err := v.conn.Do(ctx, &b); err != nil {
 		j.close()
 		return job{}, err

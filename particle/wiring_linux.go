@@ -111,7 +111,28 @@ func (nw *Network) rewire(ctx context.Context, v *vtep, j *job, have, stale, wan
 	if b.Len() == 0 {
 		return nil
 	}
-	return v.conn.Do(ctx, &b)
+	if err := v.conn.Do(ctx, &b); err != nil {
+		return err
+	}
+	return nw.unlearn(ctx, v, stale, want)
+}
+
+// unlearn makes the VXLAN device of a design whose device learns forget what it
+// has learned from nodes that are peers no more.
+func (nw *Network) unlearn(ctx context.Context, v *vtep, stale, want wiring) error {
+	if nw.spec.Design.SharesNamespace() {
+		return nil
+	}
+	var b rtnl.Batch
+	for f := range stale.forwards {
+		if f.mac == (mac{}) && !want.forwards[f] {
+			b.FlushForwards(vxlanIndex(nw.spec.VNI), f.remote)
+		}
+	}
+	if err := v.conn.Do(ctx, &b); err != nil && ctx.Err() != nil {
+		return err
+	}
+	return nil // an old kernel cannot: it forgets after five minutes
 }
 
 // wire adds what rewire does in the shared namespace.

@@ -21,6 +21,7 @@ type request struct {
 	op      string
 	subject any  // formatted only for an error
 	lenient bool // ErrNotFound is none
+	replies bool // the kernel answers with more than an error
 }
 
 // Len returns the number of requests.

@@ -28,7 +28,9 @@ const (
 	// receiveBuffer has room for the errors of a whole write, each of which
 	// takes some hundred bytes.
 	receiveBuffer = 4 << 20
-	headerSize    = 16
+	// maxReplies is how many answers of some kilobytes fit in as well.
+	maxReplies = 256
+	headerSize = 16
 )
 
 // Dial opens a Conn in the calling thread's namespace. The caller closes it.
@@ -76,10 +78,13 @@ func (c *Conn) Do(ctx context.Context, b *Batch) error {
 			return err
 		}
 		start := b.requests[first].start
-		next, end := first, start
+		next, end, replies := first, start, 0
 		for next < len(b.requests) {
 			stop := b.stop(next)
-			if next > first && stop-start > maxWrite {
+			if b.requests[next].replies {
+				replies++
+			}
+			if next > first && (stop-start > maxWrite || replies > maxReplies) {
 				break
 			}
 			c.seq++

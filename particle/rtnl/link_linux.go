@@ -155,6 +155,18 @@ func (b *Batch) SetLinkNamed(l LinkConfig) {
 	b.end()
 }
 
+// AwaitCarrier lets the kernel take note that both ends of a veth pair are up.
+// Otherwise it does so a little later, and drops until then what the link
+// sends, or what its bridge would let through. (Since Linux 6.9. Before, there
+// is no way to make it.)
+func (b *Batch) AwaitCarrier(name string) {
+	b.linkMessage(unix.RTM_GETLINK, 0, "await carrier of", name, 0, false)
+	b.attr32(unix.IFLA_EXT_MASK, filterSkipStats)
+	b.attrString(unix.IFLA_IFNAME, name)
+	b.end()
+	b.requests[len(b.requests)-1].replies = true
+}
+
 // DeleteLink deletes the link with that name, and its peer if it is a veth.
 func (b *Batch) DeleteLink(name string) {
 	b.linkMessage(unix.RTM_DELLINK, 0, "delete link", name, 0, false)

@@ -144,6 +144,16 @@ func (b *Batch) DeleteForward(f Forward) {
 	b.lenient()
 }
 
+// FlushForwards deletes all entries by that node that the device has learned.
+// (Since Linux 6.7; ErrUnsupported or an errno before.)
+func (b *Batch) FlushForwards(link int, remote netip.Addr) {
+	b.begin(unix.RTM_DELNEIGH, unix.NLM_F_BULK, "flush forwarding by", remote)
+	b.ndmsg(unix.AF_BRIDGE, link, 0, unix.NTF_SELF)
+	b.attr(unix.NDA_DST, remote.Unmap().AsSlice())
+	b.end()
+	b.lenient()
+}
+
 func (b *Batch) forward(typ, flags uint16, op string, f Forward) {
 	b.begin(typ, flags, op, f)
 	b.ndmsg(unix.AF_BRIDGE, f.Link, unix.NUD_PERMANENT|unix.NUD_NOARP, unix.NTF_SELF)

@@ -316,15 +316,22 @@ func TestAFullBridgeIsTold(t *testing.T) {
 func TestSettleWaitsForTheEndOfNamespaces(t *testing.T) {
 	testenv.Need(t, testenv.NetAdmin)
 	outside, there := newNamespace(t, "settle")
-	path := filepath.Join("/run/netns", fmt.Sprintf("rtnl-%d-ending", os.Getpid()))
-	ns, err := Create(path, nil)
-	if err != nil {
+	// It is not pinned: a copy of the mount in somebody's mount namespace would
+	// keep it.
+	var ns *Namespace
+	if err := onThread(func() (err error) {
+		if err := enterNew(); err != nil {
+			return err
+		}
+		ns, err = Current()
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	do(t, there, func(b *Batch) {
 		b.AddVeth(LinkConfig{Name: "va", Queues: 1}, LinkConfig{Name: "vb", Namespace: ns, Queues: 1})
 	})
-	if err := errors.Join(ns.Close(), Remove(path)); err != nil {
+	if err := ns.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := outside.Do(func() error { return Settle(context.Background()) }); err != nil {
