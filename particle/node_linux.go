@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -24,7 +26,8 @@ const (
 // zero value is that one.
 type NodeConfig struct {
 	// Name tells nodes of one machine apart, as tests have them. Named like a
-	// job; "vtep" is taken.
+	// job; "vtep" is taken. Empty with a StateDir of its own: a name that follows
+	// from that, so that GC of one does not take what belongs to another.
 	Name string
 	// StateDir holds what is known of the networks. Nodes may not share it.
 	// Empty: DefaultStateDir. It may be lost when the machine restarts, as the
@@ -77,6 +80,15 @@ func OpenNode(cfg NodeConfig) (*Node, error) {
 	}
 	if cfg.StateDir == "" {
 		cfg.StateDir = DefaultStateDir
+	}
+	if cfg.Name == "" && cfg.StateDir != DefaultStateDir {
+		dir, err := filepath.Abs(cfg.StateDir)
+		if err != nil {
+			return nil, fmt.Errorf("open node: %w", err)
+		}
+		h := fnv.New32a()
+		io.WriteString(h, dir)
+		cfg.StateDir, cfg.Name = dir, fmt.Sprintf("s%08x", h.Sum32())
 	}
 	if cfg.NamespaceDir == "" {
 		cfg.NamespaceDir = DefaultNamespaceDir

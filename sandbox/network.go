@@ -19,11 +19,12 @@ type Networks interface {
 
 // Place is where on a network a sandbox is.
 type Place struct {
-	// Namespace is the path of the network namespace to join. It is shared with
-	// other sandboxes of the network.
+	// Namespace is the path of the network namespace to join. Other sandboxes
+	// of the network may be in it.
 	Namespace string
-	// Cgroup is the absolute path of the cgroup v2 group below which all that
-	// the sandbox runs must be: it is what holds it to its addresses.
+	// Cgroup, if not empty, is the absolute path of the cgroup v2 group below
+	// which all that the sandbox runs must be: it is what holds the sandbox to
+	// its addresses where others are in the namespace.
 	Cgroup string
 	// Address and Address6 are the sandbox's own; one of them may be invalid.
 	Address, Address6 netip.Addr

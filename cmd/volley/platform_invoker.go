@@ -45,6 +45,7 @@ type invokerOptions struct {
 	init       string
 	stub       bool
 	metrics    string
+	netState   string
 }
 
 func (o *invokerOptions) register(cmd *cobra.Command) {
@@ -54,6 +55,7 @@ func (o *invokerOptions) register(cmd *cobra.Command) {
 	f.Var(&o.memory, "memory", "memory for containers (default: three quarters of the machine's)")
 	f.DurationVar(&o.keepAlive, "keep-alive", 10*time.Minute, "how long an idle container is kept")
 	f.DurationVar(&o.pauseAfter, "pause-after", 0, "freeze containers that have been idle this long; 0 freezes none")
+	f.StringVar(&o.netState, "net-state", "", "state directory of the networks that functions may use, as for volley net")
 	f.StringVar(&o.init, "init", "", "the program volley-init (default: the one beside this program)")
 }
 
@@ -195,7 +197,12 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 		if err := sys.AdoptOrphans(); err != nil {
 			return err
 		}
-		n.driver, err = oci.New(ctx, oci.Config{Runtime: o.driver, Init: o.init, Dir: filepath.Join(dir, o.driver), Unpacker: packages, Images: images, Log: s.log})
+		networks, err := openJobNetworks(ctx, o.netState, dir)
+		if err != nil {
+			return err
+		}
+		n.add(networks.Close)
+		n.driver, err = oci.New(ctx, oci.Config{Runtime: o.driver, Init: o.init, Dir: filepath.Join(dir, o.driver), Unpacker: packages, Images: images, Networks: networks, Log: s.log})
 		if err != nil {
 			return err
 		}

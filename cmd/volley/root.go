@@ -38,11 +38,15 @@ const exitStatusText = `Every volley command ends with one of these statuses:
   2    wrong usage: an unknown command or flag, a missing or bad argument
   3    a pipespec is not valid, or ffmpeg refuses a stage's settings
   4    an input is missing, damaged, without video, or not reachable; or the
-       code of a function, an event or a trace cannot be read
+       code of a function, an event or a trace cannot be read; or there is no
+       such network on this node
   5    the output cannot be written: disk full, no permission, already there
   6    the function platform cannot be reached, or refuses what was asked
   7    a function failed: what it returned is printed
   130  interrupted by Ctrl-C (or SIGTERM); "volley run --resume" can go on
+
+"volley net exec" ends with the status of the program that it runs, or with 126
+or 127 if that cannot be started.
 `
 
 // usageError is a wrong way to call a command.
@@ -66,6 +70,12 @@ func (e *statusError) Unwrap() error { return e.err }
 
 func withStatus(status int, err error) error { return &statusError{status, err} }
 
+// programEnded says that a program that this one stood for ended with a status
+// other than 0. There is nothing to add to what it printed.
+type programEnded struct{ status int }
+
+func (e *programEnded) Error() string { return fmt.Sprintf("it ended with status %d", e.status) }
+
 // execute runs the command line and returns the exit status.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
@@ -77,6 +87,10 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	code := exitStatus(ctx, err)
+	var ended *programEnded
+	if errors.As(err, &ended) {
+		return ended.status
+	}
 	if code == exitInterrupted {
 		fmt.Fprintln(stderr, "volley: interrupted")
 		return code
@@ -133,13 +147,17 @@ side, and publishes the result so that it can be watched while the rest is
 still being made.
 
 Its function platform, Sophon, runs functions written for AWS Lambda, with its
-API, on one machine or many, and places them where they start fastest.`,
+API, on one machine or many, and places them where they start fastest.
+
+Its networks, Particle, give all functions of a job their own addresses at once.`,
 		Example: `  volley run grayscale in.mp4 -o out        run a video pipeline
   volley serve out                          watch the result in a browser
 
   volley server                             start a function platform
   volley deploy hello examples/hello        put a function on it
-  volley invoke hello -d '{"name":"Ada"}'   call it`,
+  volley invoke hello -d '{"name":"Ada"}'   call it
+
+  volley net up --name job1 --prefix 10.77.0.0/16 --endpoints 1000`,
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -149,10 +167,11 @@ API, on one machine or many, and places them where they start fastest.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%s: %w", cmd.CommandPath(), err)
 	})
-	const video, functions, platform = "video", "functions", "platform"
+	const video, functions, platform, networks = "video", "functions", "platform", "networks"
 	root.AddGroup(&cobra.Group{ID: video, Title: "Video pipelines (Sprocket):"},
 		&cobra.Group{ID: functions, Title: "Functions:"},
-		&cobra.Group{ID: platform, Title: "The function platform (Sophon):"})
+		&cobra.Group{ID: platform, Title: "The function platform (Sophon):"},
+		&cobra.Group{ID: networks, Title: "Networks for jobs (Particle):"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
@@ -162,6 +181,7 @@ API, on one machine or many, and places them where they start fastest.`,
 	add(video, newRunCommand(), newPipelinesCommand(), newValidateCommand(), newGraphCommand(), newServeCommand())
 	add(functions, newDeployCommand(), newInvokeCommand(), newFunctionsCommand(), newLogsCommand(), newRecordsCommand(), newDeleteCommand())
 	add(platform, newServerCommand(), newControllerCommand(), newInvokerCommand(), newNATSCommand(), newNodesCommand(), newPsCommand(), newSimCommand())
+	add(networks, newNetCommand())
 	root.AddCommand(newBenchCommand(), newWorkerCommand(),
 		&cobra.Command{Use: "exit-status", Short: "What the exit statuses mean", Long: exitStatusText})
 	for _, c := range root.Commands() {

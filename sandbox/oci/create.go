@@ -165,6 +165,9 @@ func (c *container) join(ctx context.Context, network string) (sandbox.Place, er
 		return sandbox.Place{}, err
 	}
 	c.onClose(func(ctx context.Context) error { return d.cfg.Networks.Leave(ctx, network, c.id) })
+	if place.Cgroup == "" {
+		return place, nil
+	}
 	if c.group, err = d.parent.h.groupBelow(place.Cgroup, c.id); err != nil {
 		return sandbox.Place{}, fmt.Errorf("create sandbox %s: %w", c.id, err)
 	}

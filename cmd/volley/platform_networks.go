@@ -1,0 +1,109 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/particle"
+	"github.com/volley-run/volley/sandbox"
+)
+
+// jobNetworks gives an invoker's containers places on the networks of its node.
+type jobNetworks struct {
+	node *particle.Node
+	// owner begins the names under which this invoker's containers hold
+	// endpoints: it tells them from those of others.
+	owner string
+}
+
+var _ sandbox.Networks = (*jobNetworks)(nil)
+
+// openJobNetworks opens the node's networks for the invoker whose data is in
+// dir, and gives back what its containers held when it last ended. The caller
+// closes it.
+func openJobNetworks(ctx context.Context, state, dir string) (_ *jobNetworks, err error) {
+	node, err := particle.OpenNode(particle.NodeConfig{StateDir: state})
+	if err != nil {
+		return nil, err
+	}
+	j := &jobNetworks{node, "sandbox " + dir + " "}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, node.Close())
+		}
+	}()
+	list, err := node.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		nw, err := node.Open(s.Spec.Name)
+		if errors.Is(err, particle.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		owners, err := nw.Pool().Owners()
+		if err != nil {
+			return nil, err
+		}
+		for owner := range owners {
+			if !strings.HasPrefix(owner, j.owner) {
+				continue
+			}
+			if err := nw.Pool().Release(ctx, owner); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return j, nil
+}
+
+// Join implements sandbox.Networks.
+func (j *jobNetworks) Join(ctx context.Context, network, id string) (sandbox.Place, error) {
+	nw, err := j.node.Open(network)
+	if errors.Is(err, particle.ErrNotFound) {
+		return sandbox.Place{}, function.Errorf(function.InvalidParameter, "this node has no network %s: declare it there with volley net up --name %s", network, network)
+	}
+	if err != nil {
+		return sandbox.Place{}, err
+	}
+	ep, err := nw.Pool().Acquire(ctx, j.owner+id)
+	if errors.Is(err, particle.ErrNoEndpointLeft) {
+		return sandbox.Place{}, function.Errorf(function.TooManyRequests, "network %s: %v: declare it with more --endpoints", network, err)
+	}
+	if err != nil {
+		return sandbox.Place{}, err
+	}
+	place := sandbox.Place{Namespace: ep.Namespace, Cgroup: ep.Cgroup, Address: ep.Address, Address6: ep.Address6}
+	if ep.Cgroup == "" && nw.Spec().Design.SharesNamespace() {
+		err = fmt.Errorf("network %s: its discipline is %s, and containers need %s: see volley net doctor", network, nw.Spec().Discipline, particle.DisciplineBPF)
+	} else {
+		err = nw.Enroll(ctx, ep)
+	}
+	if err != nil {
+		return sandbox.Place{}, errors.Join(err, nw.Pool().Release(context.WithoutCancel(ctx), j.owner+id))
+	}
+	return place, nil
+}
+
+// Leave implements sandbox.Networks.
+func (j *jobNetworks) Leave(ctx context.Context, network, id string) error {
+	nw, err := j.node.Open(network)
+	if errors.Is(err, particle.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return nw.Pool().Release(ctx, j.owner+id)
+}
+
+// Close closes the node. The networks stay.
+func (j *jobNetworks) Close() error { return j.node.Close() }

@@ -1,0 +1,288 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/volley-run/volley/internal/testenv"
+)
+
+// networkName returns a name that no other test has, and removes the network
+// of that name at the end.
+func networkName(t *testing.T, state string) string {
+	t.Helper()
+	name := fmt.Sprintf("e2e-%d", os.Getpid())
+	t.Cleanup(func() {
+		for _, args := range [][]string{{"net", "down", name, "--force", "--state", state}, {"net", "gc", "--state", state}} {
+			if out, err := exec.Command(volley, args...).CombinedOutput(); err != nil {
+				t.Errorf("volley %s: %v: %s", strings.Join(args, " "), err, out)
+			}
+		}
+	})
+	return name
+}
+
+func netSucceed(t *testing.T, args ...string) string {
+	t.Helper()
+	e := runVolley(t, append([]string{"net"}, args...)...)
+	if e.code != 0 {
+		t.Fatalf("volley net %s: exit status %d\n%s%s", strings.Join(args, " "), e.code, e.stdout, e.stderr)
+	}
+	return e.stdout
+}
+
+func TestProgramsOnANetworkListenOnTheSamePortAtAddressesOfTheirOwn(t *testing.T) {
+	testenv.Need(t, testenv.CgroupBPF, testenv.Python3)
+	state := t.TempDir()
+	name := networkName(t, state)
+	netSucceed(t, "up", "--name", name, "--prefix", "10.98.0.0/16", "--endpoints", "100", "--state", state)
+	netSucceed(t, "up", "--name", name, "--prefix", "10.98.0.0/16", "--endpoints", "100", "--state", state)
+	if out := netSucceed(t, "ls", "--state", state); !strings.Contains(out, name) || !strings.Contains(out, "anyip") {
+		t.Errorf("ls: %s", out)
+	}
+	// Two servers on every address's port 8080, and a client that says where it comes from.
+	for i := range 2 {
+		server := exec.Command(volley, "net", "exec", "--state", state, name, fmt.Sprint(i), "--", "python3", "-c", `
+import os, socket, sys
+s = socket.create_server(("", 8080))
+print("ready", flush=True)
+while True:
+    c, peer = s.accept()
+    c.sendall((os.environ["VOLLEY_ADDRESS"] + " " + peer[0]).encode())
+    c.close()
+`)
+		out := &syncBuffer{}
+		server.Stdout, server.Stderr = out, out
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = server.Process.Kill()
+			_ = server.Wait()
+		})
+		eventually(t, "the server to listen", func() bool { return strings.Contains(out.String(), "ready") })
+	}
+	for i := range 2 {
+		address := fmt.Sprintf("10.98.0.%d", 2+i)
+		out := netSucceed(t, "exec", "--state", state, name, "7", "--", "python3", "-c",
+			"import socket, sys; print(socket.create_connection((sys.argv[1], 8080)).recv(100).decode())", address)
+		if want := address + " 10.98.0.9\n"; out != want {
+			t.Errorf("server %d and its client are %q, want %q", i, out, want)
+		}
+	}
+	if e := runVolley(t, "net", "down", name, "--state", state); e.code != 1 || !strings.Contains(e.stderr, "in use by 2 processes") {
+		t.Errorf("down while in use: exit status %d, %s", e.code, e.stderr)
+	}
+	if e := runVolley(t, "net", "exec", "--state", state, name, "100", "--", "true"); e.code != 4 {
+		t.Errorf("an endpoint that is not there: exit status %d, %s", e.code, e.stderr)
+	}
+	if e := runVolley(t, "net", "exec", "--state", state, name, "5", "--", "sh", "-c", "exit 33"); e.code != 33 {
+		t.Errorf("the program's exit status became %d: %s", e.code, e.stderr)
+	}
+}
+
+func TestABadDeclarationNamesTheFieldAndMakesNothing(t *testing.T) {
+	testenv.Need(t, testenv.NetAdmin)
+	state := t.TempDir()
+	file := filepath.Join(t.TempDir(), "net.json")
+	for name, tc := range map[string]struct {
+		text string
+		args []string
+		code int
+		want string
+	}{
+		"a prefix with bits behind it": {"", []string{"--name", "a", "--prefix", "10.77.0.1/16"}, 2, "did you mean 10.77.0.0/16"},
+		"no prefix":                    {"", []string{"--name", "a"}, 2, "prefix: is missing"},
+		"too many endpoints":           {"", []string{"--name", "a", "--prefix", "10.77.0.0/24", "--endpoints", "254"}, 2, "253"},
+		"an unknown field":             {`{"name": "a", "prefx": "10.0.0.0/8"}`, []string{file}, 4, "prefx"},
+		"an empty file":                {"", []string{file}, 4, "empty"},
+		"no file":                      {"", []string{filepath.Join(state, "nothing")}, 4, "no such file"},
+		"a peer without underlay":      {"", []string{"--name", "a", "--prefix", "10.77.0.0/16", "--peer", "b=1"}, 2, "--peer"},
+		"an unknown design":            {"", []string{"--name", "a", "--prefix", "10.77.0.0/16", "--design", "magic"}, 2, "anyip"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			writeFile(t, file, tc.text)
+			e := runVolley(t, append([]string{"net", "up", "--state", state}, tc.args...)...)
+			if e.code != tc.code || !strings.Contains(e.stderr, tc.want) {
+				t.Errorf("exit status %d, want %d with %q: %s", e.code, tc.code, tc.want, e.stderr)
+			}
+		})
+	}
+	if out := netSucceed(t, "ls", "--json", "--state", state); strings.TrimSpace(out) != "[]" {
+		t.Errorf("there are networks: %s", out)
+	}
+}
+
+func TestFunctionsOnAJobsNetworkReachEachOther(t *testing.T) {
+	testenv.Need(t, testenv.Runc, testenv.CgroupBPF, testenv.Python3)
+	state := t.TempDir()
+	name := networkName(t, state)
+	netSucceed(t, "up", "--name", name, "--prefix", "10.97.0.0/16", "--endpoints", "20", "--state", state)
+	_, api := startServer(t, "--driver", "runc", "--net-state", state)
+	dir := pythonFunction(t, `
+import os, socket, threading
+
+def answer(s):
+    while True:
+        c, peer = s.accept()
+        c.sendall((os.environ["VOLLEY_ADDRESS"] + " " + peer[0]).encode())
+        c.close()
+
+def handler(event, context):
+    if "call" in event:
+        return socket.create_connection((event["call"], 8080), 5).recv(100).decode()
+    s = socket.create_server(("", 8080))
+    threading.Thread(target=answer, args=(s,), daemon=True).start()
+    return os.environ["VOLLEY_ADDRESS"]
+`)
+	call := func(function, event string) string {
+		t.Helper()
+		var answer string
+		out := api.succeed(t, "invoke", function, "-d", event)
+		if err := json.Unmarshal([]byte(out), &answer); err != nil {
+			t.Fatalf("%s: %s", err, out)
+		}
+		return answer
+	}
+	for _, f := range []string{"one", "two"} {
+		api.succeed(t, "deploy", f, dir, "--network", "net:"+name)
+	}
+	one, two := call("one", "{}"), call("two", "{}")
+	if one == two {
+		t.Fatalf("both have %s", one)
+	}
+	if got, want := call("one", fmt.Sprintf(`{"call": %q}`, two)), two+" "+one; got != want {
+		t.Errorf("one calls two: %q, want %q", got, want)
+	}
+	if got, want := call("two", fmt.Sprintf(`{"call": %q}`, one)), one+" "+two; got != want {
+		t.Errorf("two calls one: %q, want %q", got, want)
+	}
+	if out := netSucceed(t, "show", name, "--state", state); strings.Count(out, "in use") != 2 {
+		t.Errorf("show: %s", out)
+	}
+	for _, f := range []string{"one", "two"} {
+		api.succeed(t, "delete", f)
+	}
+	eventually(t, "the endpoints to be free", func() bool { return !strings.Contains(netSucceed(t, "show", name, "--state", state), "in use") })
+
+	api.succeed(t, "deploy", "lost", dir, "--network", "net:no-such-network")
+	if e := api.run(t, "invoke", "lost"); e.code != 6 || !strings.Contains(e.stderr, "volley net up") {
+		t.Errorf("a network that is not there: exit status %d, %s%s", e.code, e.stdout, e.stderr)
+	}
+}
+
+// netNodes makes two network namespaces that stand for machines, joined by a
+// cable, and returns their names. The first has 192.0.2.1, the second 192.0.2.2.
+func netNodes(t *testing.T) (a, b string) {
+	t.Helper()
+	a, b = fmt.Sprintf("e2e-a-%d", os.Getpid()), fmt.Sprintf("e2e-b-%d", os.Getpid())
+	t.Cleanup(func() {
+		for _, name := range []string{a, b} {
+			if out, err := exec.Command("ip", "netns", "delete", name).CombinedOutput(); err != nil {
+				t.Errorf("ip netns delete %s: %v: %s", name, err, out)
+			}
+		}
+	})
+	for _, line := range []string{
+		"netns add " + a, "netns add " + b,
+		"link add name u0 netns " + a + " type veth peer name u0 netns " + b,
+		"-n " + a + " link set lo up", "-n " + b + " link set lo up",
+		"-n " + a + " addr add 192.0.2.1/24 dev u0", "-n " + b + " addr add 192.0.2.2/24 dev u0",
+		"-n " + a + " link set u0 up", "-n " + b + " link set u0 up",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", line, err, out)
+		}
+	}
+	return a, b
+}
+
+// onNode is a volley command on one of them.
+func onNode(node string, args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + node, volley}, args...)...)
+}
+
+func TestNodesHearOfEachOtherByTheirAgents(t *testing.T) {
+	testenv.Need(t, testenv.CgroupBPF, testenv.Python3)
+	nodes := [2]string{}
+	nodes[0], nodes[1] = netNodes(t)
+	states := [2]string{t.TempDir(), t.TempDir()}
+	data := t.TempDir()
+	run := func(i int, args ...string) string {
+		t.Helper()
+		out, err := onNode(nodes[i], append([]string{"net"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("volley net %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	start := func(cmd *exec.Cmd, ready string) {
+		t.Helper()
+		out := &syncBuffer{}
+		cmd.Stdout, cmd.Stderr = out, out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Signal(os.Interrupt)
+			_ = cmd.Wait()
+			if t.Failed() {
+				t.Logf("%s:\n%s", strings.Join(cmd.Args, " "), lastLines(out.String(), 20))
+			}
+		})
+		eventually(t, cmd.Args[len(cmd.Args)-1]+" to be ready", func() bool { return strings.Contains(out.String(), ready) })
+	}
+	start(onNode(nodes[0], "nats", "--data", data, "--listen", "192.0.2.1:4222"), "(Ctrl-C ends)")
+	nats := []string{"--nats", "nats://192.0.2.1:4222", "--token-file", filepath.Join(data, "nats-token")}
+	for i := range nodes {
+		start(onNode(nodes[i], append([]string{"net", "agent", "--state", states[i]}, nats...)...), "(Ctrl-C ends)")
+	}
+	const name = "agents"
+	for i := range nodes {
+		t.Cleanup(func() {
+			for _, args := range [][]string{append([]string{"net", "down", name, "--force", "--state", states[i]}, nats...), {"net", "gc", "--state", states[i]}} {
+				if out, err := onNode(nodes[i], args...).CombinedOutput(); err != nil {
+					t.Errorf("volley %s: %v: %s", strings.Join(args, " "), err, out)
+				}
+			}
+		})
+		run(i, append([]string{"up", "--name", name, "--prefix", "10.96.0.0/16", "--claim", "24", "--endpoints", "10",
+			"--underlay", fmt.Sprintf("192.0.2.%d", 1+i), "--state", states[i]}, nats...)...)
+	}
+	for i := range nodes {
+		eventually(t, "the nodes to know each other", func() bool { return strings.Contains(run(i, "show", name, "--state", states[i]), "peer") })
+	}
+	var shown [2]struct {
+		Spec struct{ NodePrefix string }
+	}
+	for i := range nodes {
+		if err := json.Unmarshal([]byte(run(i, "show", name, "--json", "--state", states[i])), &shown[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if shown[0].Spec.NodePrefix == shown[1].Spec.NodePrefix {
+		t.Fatalf("both nodes have %s", shown[0].Spec.NodePrefix)
+	}
+	address := func(i, last int) string {
+		return fmt.Sprint(strings.TrimSuffix(shown[i].Spec.NodePrefix, "0/24"), last)
+	}
+	start(onNode(nodes[1], "net", "exec", "--state", states[1], name, "3", "--", "python3", "-c", `
+import socket
+s = socket.create_server(("", 8080))
+print("ready", flush=True)
+while True:
+    c, peer = s.accept()
+    c.sendall(peer[0].encode())
+    c.close()
+`), "ready")
+	got := run(0, "exec", "--state", states[0], name, "4", "--", "python3", "-c",
+		"import socket, sys; print(socket.create_connection((sys.argv[1], 8080), 10).recv(100).decode())", address(1, 5))
+	if want := address(0, 6) + "\n"; got != want {
+		t.Errorf("the server saw %q, want %q", got, want)
+	}
+}
