@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +48,9 @@ func Settle(ctx context.Context) error {
 	return nil
 }
 
-// mark makes a namespace, lets the kernel number it, and gives it up.
+// mark makes a namespace, numbers it, and gives it up. The number is a large
+// one by chance: the kernel counts from 0, and what it tells of others must not
+// be taken for this one.
 func (c *Conn) mark(ctx context.Context) (id uint32, err error) {
 	var ns *Namespace
 	err = onThread(func() (err error) {
@@ -61,26 +64,14 @@ func (c *Conn) mark(ctx context.Context) (id uint32, err error) {
 		return 0, err
 	}
 	defer ns.Close()
+	id = 1<<30 | rand.Uint32N(1<<30)
 	var b Batch
 	b.begin(unix.RTM_NEWNSID, 0, "number", "a namespace")
 	b.u32(unix.AF_UNSPEC)
 	b.attr32(unix.NETNSA_FD, uint32(ns.FD()))
-	b.attr32(unix.NETNSA_NSID, ^uint32(0)) // any
+	b.attr32(unix.NETNSA_NSID, id)
 	b.end()
-	if err := c.Do(ctx, &b); err != nil {
-		return 0, err
-	}
-	b.Reset()
-	b.begin(unix.RTM_GETNSID, 0, "read the number of", "a namespace")
-	b.u32(unix.AF_UNSPEC)
-	b.attr32(unix.NETNSA_FD, uint32(ns.FD()))
-	b.end()
-	found := false
-	err = c.list(&b, func() {}, func(m message) { id, found = nsid(m.body) })
-	if err == nil && !found {
-		err = fmt.Errorf("read the number of a namespace: %w", ErrNotFound)
-	}
-	return id, err
+	return id, c.Do(ctx, &b)
 }
 
 func nsid(body []byte) (uint32, bool) {
