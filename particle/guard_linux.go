@@ -81,7 +81,7 @@ func (n *Node) guards() (guard, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.guarded == errGuardUntried {
+	if errors.Is(n.guarded, errGuardUntried) {
 		if n.guarded = os.MkdirAll(tree.parent, 0o755); n.guarded == nil {
 			n.guard, n.guarded = openGuard(tree.parent)
 		}
@@ -96,7 +96,7 @@ func (n *Node) canGuard() error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.probed == errGuardUntried {
+	if errors.Is(n.probed, errGuardUntried) {
 		n.probed = probeGuard()
 	}
 	return n.probed

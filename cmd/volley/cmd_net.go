@@ -260,7 +260,7 @@ func parsePeer(text string) (particle.Peer, error) {
 }
 
 func (o *netUpOptions) run(ctx context.Context, node *particle.Node, spec particle.Spec, stdout io.Writer) error {
-	spec, err := o.claim.claim(ctx, spec, o.netNode.name)
+	spec, err := o.claim.claim(ctx, spec, o.name)
 	if err != nil {
 		return err
 	}
