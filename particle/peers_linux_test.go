@@ -15,6 +15,7 @@ import (
 )
 
 func TestSetPeersAddsAndRemovesWhatHasChanged(t *testing.T) {
+	t.Parallel()
 	for _, design := range []Design{AnyIP, Direct} {
 		t.Run(string(design), func(t *testing.T) {
 			nodes := newCluster(t, 3)
@@ -425,6 +426,7 @@ func datagram(from, to Endpoint, source, target netip.Addr, size int) error {
 }
 
 func TestTwoHundredJobsComeAndGoAtOnce(t *testing.T) {
+	t.Parallel()
 	nodes := newCluster(t, 2)
 	ctx := context.Background()
 	const jobs, atOnce = 200, 20
