@@ -3,11 +3,9 @@
 package particle
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // cgroups is the node's tree of cgroup v2 groups, one for each endpoint that
@@ -29,26 +29,12 @@ type cgroups struct {
 const endpointDepth = 2
 
 // cgroup2Root returns where the cgroup v2 hierarchy is mounted.
-func cgroup2Root(mountinfo io.Reader) (string, error) {
-	lines := bufio.NewScanner(mountinfo)
-	for lines.Scan() {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		if !ok || !strings.HasPrefix(after, "cgroup2 ") {
-			continue
-		}
-		if fields := strings.Fields(before); len(fields) > 4 {
-			return unescapeMount(fields[4]), nil
-		}
+func cgroup2Root(mounts []sys.Mount) (string, error) {
+	i := slices.IndexFunc(mounts, func(m sys.Mount) bool { return m.FSType == "cgroup2" })
+	if i < 0 {
+		return "", fmt.Errorf("find cgroup v2: %w: it is not mounted", ErrUnsupported)
 	}
-	if err := lines.Err(); err != nil {
-		return "", fmt.Errorf("find cgroup v2: %w", err)
-	}
-	return "", fmt.Errorf("find cgroup v2: %w: it is not mounted", ErrUnsupported)
-}
-
-// unescapeMount undoes the octal escapes of /proc/self/mountinfo.
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+	return mounts[i].Point, nil
 }
 
 // openCgroups returns the tree whose parent is named name, or is at that path
@@ -57,12 +43,11 @@ func openCgroups(name string) (cgroups, error) {
 	if filepath.IsAbs(name) {
 		return cgroups{name}, nil
 	}
-	f, err := os.Open("/proc/self/mountinfo")
+	mounts, err := sys.Mounts()
 	if err != nil {
 		return cgroups{}, fmt.Errorf("find cgroup v2: %w", err)
 	}
-	defer f.Close()
-	root, err := cgroup2Root(f)
+	root, err := cgroup2Root(mounts)
 	if err != nil {
 		return cgroups{}, err
 	}
@@ -86,29 +71,38 @@ func (c cgroups) make(network, endpoint string) (string, error) {
 func (c cgroups) processes(network string) ([]int, error) {
 	var pids []int
 	err := walkCgroups(filepath.Join(c.parent, network), func(dir string) error {
-		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
-			return nil // removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(string(text)) {
-			pid, err := strconv.Atoi(strings.TrimSpace(line))
-			if err != nil {
-				return fmt.Errorf("%s: %w", dir, err)
-			}
-			if pid > 0 { // 0: of another pid namespace
-				pids = append(pids, pid)
-			}
-		}
-		return nil
+		own, err := processesOf(dir)
+		pids = append(pids, own...)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list processes of %s: %w", network, err)
 	}
 	slices.Sort(pids)
 	return slices.Compact(pids), nil
+}
+
+// processesOf returns the ids of the processes of one group, which may have been
+// removed meanwhile.
+func processesOf(dir string) ([]int, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for line := range strings.Lines(string(text)) {
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", dir, err)
+		}
+		if pid > 0 { // 0: of another pid namespace
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
 }
 
 // remove kills what runs in a network's groups and removes them. It is no
@@ -167,18 +161,13 @@ func killCgroup(top string, dirs []string) error {
 		return err
 	}
 	for _, dir := range dirs { // before Linux 5.14
-		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		pids, err := processesOf(dir)
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(string(text)) {
-			if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-					return err
-				}
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return err
 			}
 		}
 	}

@@ -4,8 +4,9 @@ package particle
 
 import (
 	"errors"
-	"strings"
 	"testing"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 func TestTheRootOfCgroup2IsFoundAmongTheMounts(t *testing.T) {
@@ -19,7 +20,7 @@ func TestTheRootOfCgroup2IsFoundAmongTheMounts(t *testing.T) {
 		"no mountinfo":        {"what - cgroup2 is this\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := cgroup2Root(strings.NewReader(tc.mountinfo))
+			got, err := cgroup2Root(sys.ParseMounts(tc.mountinfo))
 			if got != tc.want || (tc.want == "") != errors.Is(err, ErrUnsupported) {
 				t.Errorf("got %q, %v", got, err)
 			}

@@ -9,22 +9,28 @@ import (
 // OnThread calls f on an operating system thread of its own, which ends when f
 // returns. What f changes about its thread (namespaces, privileges, filters of
 // system calls) therefore reaches only the processes that f starts, and no
-// other goroutine. The goroutines that f starts run elsewhere.
+// other goroutine. The goroutines that f starts run elsewhere. If f ends its
+// goroutine, as a test that fails does, so does OnThread.
 func OnThread(f func() error) error {
 	done := make(chan error, 1)
 	go onThread(f, done)
-	return <-done
+	err, returned := <-done
+	if !returned {
+		runtime.Goexit()
+	}
+	return err
 }
 
+// onThread sends what f returns to done, and closes it, which is all that
+// happens if f does not return.
 func onThread(f func() error, done chan<- error) {
+	defer close(done)
 	runtime.LockOSThread() // for good: the thread ends with the goroutine
 	if isMainThread() {
 		// The main thread does not end before the process does. It stays taken
 		// here meanwhile, so that the next goroutine gets another.
-		again := make(chan error)
-		go onThread(f, again)
-		done <- <-again
-		runtime.UnlockOSThread()
+		defer runtime.UnlockOSThread()
+		done <- OnThread(f)
 		return
 	}
 	done <- f()

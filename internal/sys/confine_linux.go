@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -33,38 +32,28 @@ func protectControlGroups() error {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("protect control groups: separate mounts: %w", err)
 	}
-	// The file of the thread: the process's is that of its main thread.
-	text, err := os.ReadFile("/proc/thread-self/mountinfo")
+	mounts, err := Mounts()
 	if err != nil {
 		return fmt.Errorf("protect control groups: %w", err)
 	}
-	for line := range strings.Lines(string(text)) {
-		before, after, ok := strings.Cut(line, " - ")
-		fields := strings.Fields(before)
-		if !ok || len(fields) < 6 {
-			continue
-		}
-		target := unescapeMount.Replace(fields[4])
-		switch kind, _, _ := strings.Cut(after, " "); kind {
+	for _, m := range mounts {
+		switch m.FSType {
 		case "cgroup", "cgroup2":
 			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-			err = unix.MountSetattr(unix.AT_FDCWD, target, 0, &attr)
+			err = unix.MountSetattr(unix.AT_FDCWD, m.Point, 0, &attr)
 		case "bpf":
 			// Read-only would not do: a pinned map can be written to all the same.
-			err = unix.Mount("none", target, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=4k,mode=0555")
+			err = unix.Mount("none", m.Point, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=4k,mode=0555")
 		default:
 			continue
 		}
 		// One that another mount hides cannot be reached by the program either.
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("protect control groups: cover %s: %w", target, err)
+			return fmt.Errorf("protect control groups: cover %s: %w", m.Point, err)
 		}
 	}
 	return nil
 }
-
-// unescapeMount undoes the octal escapes of mountinfo. It is constant.
-var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 func noNewPrivileges() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {

@@ -8,6 +8,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // self is the network namespace of the thread that opens it.
@@ -211,35 +213,7 @@ func (ns *Namespace) Dial() (*Conn, error) {
 // onThread calls f on a thread that ends with it: a thread that has been in
 // another namespace is never handed back to the runtime.
 func onThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The runtime keeps the process's first thread, and it would keep
-			// the namespace. While it is held here, another one is taken.
-			defer runtime.UnlockOSThread()
-		}
-		// f may end its goroutine: a test that fails does.
-		finished := false
-		defer func() {
-			if !finished {
-				close(done)
-			}
-		}()
-		var err error
-		if unix.Gettid() == unix.Getpid() {
-			err = onThread(f)
-		} else {
-			err = thereAndBack(f)
-		}
-		finished = true
-		done <- err
-	}()
-	err, ok := <-done
-	if !ok {
-		runtime.Goexit()
-	}
-	return err
+	return sys.OnThread(func() error { return thereAndBack(f) })
 }
 
 // thereAndBack calls f and leaves the namespace that f has taken the thread to:

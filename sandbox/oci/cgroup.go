@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox"
 )
 
@@ -30,26 +31,26 @@ type hierarchy struct {
 
 // findHierarchy reads the layout out of the mounts. fsys is the root of the
 // file system that the mounts are in.
-func findHierarchy(mounts []mount, fsys fs.FS) (hierarchy, error) {
+func findHierarchy(mounts []sys.Mount, fsys fs.FS) (hierarchy, error) {
 	h := hierarchy{controllers: map[string]string{}}
 	v2 := ""
 	for _, m := range mounts {
-		switch m.fsType {
+		switch m.FSType {
 		case "cgroup":
-			if slices.Contains(h.mounts, m.point) {
+			if slices.Contains(h.mounts, m.Point) {
 				continue
 			}
-			h.mounts = append(h.mounts, m.point)
-			for _, name := range strings.Split(m.options, ",") {
+			h.mounts = append(h.mounts, m.Point)
+			for _, name := range strings.Split(m.Options, ",") {
 				// The first mount of a hierarchy is what the runtimes take.
 				if h.controllers[name] == "" {
-					h.controllers[name] = m.point
+					h.controllers[name] = m.Point
 				}
 			}
 		case "cgroup2":
 			if v2 == "" {
-				v2 = m.point
-				h.mounts = append(h.mounts, m.point)
+				v2 = m.Point
+				h.mounts = append(h.mounts, m.Point)
 			}
 		}
 	}

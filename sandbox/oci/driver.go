@@ -207,7 +207,7 @@ func (d *Driver) prepare(ctx context.Context) error {
 	if d.engine, err = findEngine(ctx, d.cfg.Runtime, d.cfg.Binary, d.path(runtimeName), d.cfg.Platform); err != nil {
 		return err
 	}
-	mounts, err := readMounts()
+	mounts, err := sys.Mounts()
 	if err != nil {
 		return err
 	}

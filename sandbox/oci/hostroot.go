@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox/agent"
 	"github.com/volley-run/volley/sandbox/runtimes"
 )
@@ -60,7 +61,7 @@ type bind struct{ source, target string }
 // buildHostRoot makes, in dir, the root of sandboxes that use the host's
 // programs. It returns what of the host has to be bound on it. host is the
 // host's root, mounts what is mounted there.
-func buildHostRoot(dir, host, initBinary string, mounts []mount, uid, gid uint32) ([]bind, error) {
+func buildHostRoot(dir, host, initBinary string, mounts []sys.Mount, uid, gid uint32) ([]bind, error) {
 	if err := buildTop(dir, initBinary); err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func writeFiles(dir string, files map[string]string) error {
 // dir, and returns what belongs on the mount points. Mounts below the
 // directories are listed one by one, because "read-only" holds for one mount
 // only.
-func systemBinds(dir, host string, mounts []mount) ([]bind, error) {
+func systemBinds(dir, host string, mounts []sys.Mount) ([]bind, error) {
 	var binds []bind
 	for _, name := range systemDirs {
 		source, target := filepath.Join(host, name), filepath.Join(dir, name)
@@ -146,8 +147,8 @@ func systemBinds(dir, host string, mounts []mount) ([]bind, error) {
 			}
 			binds = append(binds, bind{source, "/" + name})
 			for _, m := range mounts {
-				if m.point != source && below(m.point, source) {
-					binds = append(binds, bind{m.point, "/" + name + strings.TrimPrefix(m.point, source)})
+				if m.Point != source && below(m.Point, source) {
+					binds = append(binds, bind{m.Point, "/" + name + strings.TrimPrefix(m.Point, source)})
 				}
 			}
 		}

@@ -123,13 +123,13 @@ func inventory(t *testing.T, d *Driver) map[string]string {
 			found[kind] = strings.Join(names, " ")
 		}
 	}
-	mounts, err := readMounts()
+	mounts, err := sys.Mounts()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range mounts {
-		if below(m.point, d.cfg.Dir) {
-			found["mount "+m.point] = m.fsType
+		if below(m.Point, d.cfg.Dir) {
+			found["mount "+m.Point] = m.FSType
 		}
 	}
 	list("control groups", d.parent.children())

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox/agent/frame"
 )
 
@@ -48,7 +49,7 @@ func TestTheLayoutOfControlGroupsIsRecognised(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			root := fstest.MapFS{"sys/fs/cgroup/cgroup.controllers": {Data: []byte(tc.controllers)}}
-			h, err := findHierarchy(parseMounts(tc.mounts), root)
+			h, err := findHierarchy(sys.ParseMounts(tc.mounts), root)
 			if tc.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.fails) {
 					t.Fatalf("error %v; want one about %s", err, tc.fails)
@@ -66,9 +67,9 @@ func TestTheLayoutOfControlGroupsIsRecognised(t *testing.T) {
 }
 
 func TestMountsAreReadWithTheirEscapes(t *testing.T) {
-	got := parseMounts("1 2 0:1 / /a\\040b\\134c rw master:1 propagate_from:2 - ext4 /dev/sda rw\nnonsense\n3 2 0:1 / /x rw - tmpfs\n")
-	want := []mount{{point: `/a b\c`, fsType: "ext4", options: "rw"}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mount{})); diff != "" {
+	got := sys.ParseMounts("1 2 0:1 / /a\\040b\\134c rw master:1 propagate_from:2 - ext4 /dev/sda rw\nnonsense\n3 2 0:1 / /x rw - tmpfs\n")
+	want := []sys.Mount{{Point: `/a b\c`, FSType: "ext4", Options: "rw"}}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -172,7 +173,7 @@ func TestTheHostsRootHasProgramsAndNoSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	mounts := []mount{{point: host}, {point: filepath.Join(host, "usr")}, {point: filepath.Join(host, "usr/local")}, {point: "/elsewhere"}}
+	mounts := []sys.Mount{{Point: host}, {Point: filepath.Join(host, "usr")}, {Point: filepath.Join(host, "usr/local")}, {Point: "/elsewhere"}}
 	binds, err := buildHostRoot(dir, host, filepath.Join(host, "init"), mounts, 993, 990)
 	if err != nil {
 		t.Fatal(err)
