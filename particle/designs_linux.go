@@ -38,7 +38,7 @@ func (nw *Network) endpointAddresses(b *rtnl.Batch, link int, ep Endpoint) {
 }
 
 // makeBaseline connects endpoints one after the other, as overlays do.
-func (nw *Network) makeBaseline(ctx context.Context, v *vtep, mtu int, steps *stepwatch) error {
+func (nw *Network) makeBaseline(ctx context.Context, v *place, mtu int, steps *stepwatch) error {
 	for i := range nw.spec.Endpoints {
 		if err := nw.makeBaselineEndpoint(ctx, v, i, mtu, steps); err != nil {
 			return err
@@ -47,17 +47,9 @@ func (nw *Network) makeBaseline(ctx context.Context, v *vtep, mtu int, steps *st
 	return nil
 }
 
-func (nw *Network) makeBaselineEndpoint(ctx context.Context, v *vtep, i, mtu int, steps *stepwatch) error {
+func (nw *Network) makeBaselineEndpoint(ctx context.Context, v *place, i, mtu int, steps *stepwatch) error {
 	ep := nw.endpoint(i)
-	var guest job
-	var err error
-	guest.ns, err = rtnl.Create(ep.Namespace, func() (err error) {
-		if err := nw.prepareNamespace(); err != nil {
-			return err
-		}
-		guest.conn, err = rtnl.Dial()
-		return err
-	})
+	guest, err := nw.createNamespace(ep.Namespace)
 	if err != nil {
 		return err
 	}
@@ -79,7 +71,7 @@ func (nw *Network) makeBaselineEndpoint(ctx context.Context, v *vtep, i, mtu int
 }
 
 // makeMoved connects endpoints that share a namespace one after the other.
-func (nw *Network) makeMoved(ctx context.Context, v *vtep, j job, mtu int, steps *stepwatch) error {
+func (nw *Network) makeMoved(ctx context.Context, v *place, j *place, mtu int, steps *stepwatch) error {
 	for i := range nw.spec.Endpoints {
 		ep := nw.endpoint(i)
 		link, err := nw.moveInto(ctx, v, j, i, sharedIfName(i), mtu, steps)
@@ -101,7 +93,7 @@ func (nw *Network) makeMoved(ctx context.Context, v *vtep, j job, mtu int, steps
 // moveInto makes a pair in the node's namespace, moves both ends to where they
 // belong, and sets them up: steps S2 to S5. It returns the number of the
 // guest's end in its namespace.
-func (nw *Network) moveInto(ctx context.Context, v *vtep, guest job, i int, name string, mtu int, steps *stepwatch) (link int, err error) {
+func (nw *Network) moveInto(ctx context.Context, v *place, guest *place, i int, name string, mtu int, steps *stepwatch) (link int, err error) {
 	host, vni := nw.node.host, nw.spec.VNI
 	local := rtnl.LinkConfig{Name: endpointPortName(vni, i), MTU: mtu, Group: vni}
 	other := rtnl.LinkConfig{Name: endpointGuestName(vni, i), MTU: mtu, Group: vni}
@@ -158,7 +150,7 @@ func (nw *Network) moveInto(ctx context.Context, v *vtep, guest job, i int, name
 const directChunk = 64
 
 // makeDirect makes namespaces and then pairs with both ends in place.
-func (nw *Network) makeDirect(ctx context.Context, v *vtep, mtu int, steps *stepwatch) error {
+func (nw *Network) makeDirect(ctx context.Context, v *place, mtu int, steps *stepwatch) error {
 	for first := 0; first < nw.spec.Endpoints; first += directChunk {
 		if err := nw.makeDirectChunk(ctx, v, first, min(first+directChunk, nw.spec.Endpoints), mtu, steps); err != nil {
 			return err
@@ -167,7 +159,7 @@ func (nw *Network) makeDirect(ctx context.Context, v *vtep, mtu int, steps *step
 	return nil
 }
 
-func (nw *Network) makeDirectChunk(ctx context.Context, v *vtep, first, end, mtu int, steps *stepwatch) (err error) {
+func (nw *Network) makeDirectChunk(ctx context.Context, v *place, first, end, mtu int, steps *stepwatch) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -181,10 +173,7 @@ func (nw *Network) makeDirectChunk(ctx context.Context, v *vtep, first, end, mtu
 		}
 	}()
 	namespaces, err := rtnl.CreateAll(paths, func(i int) (err error) {
-		if err := nw.prepareNamespace(); err != nil {
-			return err
-		}
-		conns[i], err = rtnl.Dial()
+		conns[i], err = nw.furnish()
 		return err
 	})
 	if err != nil {
@@ -245,7 +234,7 @@ func (nw *Network) awaitPorts(b *rtnl.Batch, first, end int) {
 
 // makeBatched makes all pairs of endpoints that share a namespace in one batch,
 // and gives them their addresses in another.
-func (nw *Network) makeBatched(ctx context.Context, v *vtep, j job, mtu int, steps *stepwatch) error {
+func (nw *Network) makeBatched(ctx context.Context, v *place, j *place, mtu int, steps *stepwatch) error {
 	var b rtnl.Batch
 	for i := range nw.spec.Endpoints {
 		nw.addPair(&b, j.ns, sharedIfName(i), i, mtu)

@@ -5,27 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/volley-run/volley/particle/bpf"
 )
-
-// guard holds what runs in a control group to the addresses of its endpoint.
-type guard interface {
-	// Put says which addresses the groups of endpoints have.
-	Put(entries []guardEntry) error
-	// Delete forgets groups. It is no error if one is not known.
-	Delete(groups []uint64) error
-	Close() error
-}
-
-type guardEntry struct {
-	group             uint64
-	address, address6 netip.Addr
-}
 
 // errGuardUntried is why there is no guard before the first try.
 var errGuardUntried = errors.New("not tried yet")
@@ -38,25 +22,9 @@ func probeGuard() error {
 	return nil
 }
 
-// openGuard opens the guard of the groups below parent, which outlives the
-// process.
-func openGuard(parent string) (guard, error) {
-	g, err := bpf.Open(bpf.Config{Cgroup: parent, Depth: endpointDepth})
-	if err != nil {
-		return nil, err
-	}
-	return bpfGuard{g}, nil
-}
-
-// bpfGuard is a guard by programs on the parent group.
-type bpfGuard struct{ *bpf.Guard }
-
-func (g bpfGuard) Put(entries []guardEntry) error {
-	all := make([]bpf.Entry, len(entries))
-	for i, e := range entries {
-		all[i] = bpf.Entry{CgroupID: e.group, Address: e.address, Address6: e.address6}
-	}
-	return g.Guard.Put(all)
+// programs says where the programs that hold endpoints to their addresses are.
+func (c cgroups) programs() bpf.Config {
+	return bpf.Config{Cgroup: c.parent, Depth: endpointDepth}
 }
 
 // cgroups returns the node's tree of groups. It makes nothing.
@@ -74,7 +42,7 @@ func (n *Node) cgroups() (cgroups, error) {
 }
 
 // guards returns the node's guard, or why there is none.
-func (n *Node) guards() (guard, error) {
+func (n *Node) guards() (*bpf.Guard, error) {
 	tree, err := n.cgroups()
 	if err != nil {
 		return nil, err
@@ -83,7 +51,7 @@ func (n *Node) guards() (guard, error) {
 	defer n.mu.Unlock()
 	if errors.Is(n.guarded, errGuardUntried) {
 		if n.guarded = os.MkdirAll(tree.parent, 0o755); n.guarded == nil {
-			n.guard, n.guarded = openGuard(tree.parent)
+			n.guard, n.guarded = bpf.Open(tree.programs())
 		}
 	}
 	return n.guard, n.guarded
@@ -150,7 +118,7 @@ func (nw *Network) enroll(ctx context.Context, endpoints []Endpoint) error {
 	} else if r.State != StateUp {
 		return fmt.Errorf("%w: it is not up", ErrNotFound)
 	}
-	entries := make([]guardEntry, 0, len(endpoints))
+	entries := make([]bpf.Entry, 0, len(endpoints))
 	for _, ep := range endpoints {
 		if ep.Network != nw.spec.Name || ep.Index < 0 || ep.Index >= nw.spec.Endpoints {
 			return fmt.Errorf("endpoint %d of %s: %w", ep.Index, ep.Network, ErrNotFound)
@@ -160,26 +128,13 @@ func (nw *Network) enroll(ctx context.Context, endpoints []Endpoint) error {
 		if err != nil {
 			return err
 		}
-		id, err := groupID(dir)
+		id, err := bpf.CgroupID(dir)
 		if err != nil {
 			return err
 		}
-		entries = append(entries, guardEntry{id, own.Address, own.Address6})
+		entries = append(entries, bpf.Entry{CgroupID: id, Address: own.Address, Address6: own.Address6})
 	}
 	return guard.Put(entries)
-}
-
-// groupID is the number by which the kernel knows a control group.
-func groupID(dir string) (uint64, error) {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return 0, fmt.Errorf("number of control group: %w", err)
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, fmt.Errorf("number of control group %s: no inode", dir)
-	}
-	return st.Ino, nil
 }
 
 // expel kills what runs in a network's groups and removes them.
@@ -193,7 +148,7 @@ func (n *Node) expel(ctx context.Context, network string) error {
 	}
 	var ids []uint64
 	if err := walkCgroups(filepath.Join(tree.parent, network), func(dir string) error {
-		id, err := groupID(dir)
+		id, err := bpf.CgroupID(dir)
 		if err == nil {
 			ids = append(ids, id)
 		}
@@ -232,7 +187,7 @@ func (n *Node) removeGuard() error {
 		}
 	}
 	n.guard, n.guarded = nil, errGuardUntried
-	if err := bpf.Remove(bpf.Config{Cgroup: tree.parent, Depth: endpointDepth}); err != nil {
+	if err := bpf.Remove(tree.programs()); err != nil {
 		return err
 	}
 	if err := os.Remove(tree.parent); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/volley-run/volley/particle/rtnl"
 )
 
 // Network is one network on one node. Its methods may be called concurrently;
@@ -544,24 +542,6 @@ func (w *stepwatch) end(name string) {
 	w.list[i].Duration += now.Sub(w.last)
 	w.hook(name)
 	w.last = time.Now()
-}
-
-// openNamespace opens a namespace and a socket in it.
-func openNamespace(path string) (*rtnl.Namespace, *rtnl.Conn, error) {
-	ns, err := rtnl.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := ns.Dial()
-	if err != nil {
-		return nil, nil, errors.Join(err, ns.Close())
-	}
-	return ns, c, nil
-}
-
-// noNamespace reports whether an error says that there is no namespace any more.
-func noNamespace(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, rtnl.ErrNotNamespace)
 }
 
 // cgroupPath is where an endpoint's group is.

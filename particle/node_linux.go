@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/volley-run/volley/particle/bpf"
 	"github.com/volley-run/volley/particle/rtnl"
 )
 
@@ -57,20 +58,38 @@ type Node struct {
 	host *rtnl.Conn
 
 	mu      sync.Mutex
-	vtep    *vtep // of the last use; it may have been replaced since
+	vtep    *place // of the last use; it may have been replaced since
 	tree    *cgroups
-	guard   guard
+	guard   *bpf.Guard
 	guarded error // why there is no guard; errGuardUntried before the first try
 	probed  error // the same of whether there could be one
 }
 
-// vtep is the node's namespace for bridges and VXLAN devices.
-type vtep struct {
+// place is a namespace and a socket in it.
+type place struct {
 	ns   *rtnl.Namespace
 	conn *rtnl.Conn
 }
 
-func (v *vtep) close() error { return errors.Join(v.conn.Close(), v.ns.Close()) }
+func (p *place) close() error { return errors.Join(p.conn.Close(), p.ns.Close()) }
+
+// openPlace opens the namespace that is pinned at path.
+func openPlace(path string) (*place, error) {
+	ns, err := rtnl.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := ns.Dial()
+	if err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	return &place{ns, conn}, nil
+}
+
+// noNamespace reports whether an error says that there is no namespace any more.
+func noNamespace(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, rtnl.ErrNotNamespace)
+}
 
 // OpenNode opens the node whose underlay is in the calling thread's network
 // namespace. It makes nothing. The caller closes it.
@@ -152,7 +171,7 @@ func (n *Node) namespacePath(label string) string {
 
 // enterVTEP returns the node's VTEP, which it makes if it is not there, locked
 // against removal until leave is called. Whoever changes a network holds it.
-func (n *Node) enterVTEP(ctx context.Context) (v *vtep, leave func(), err error) {
+func (n *Node) enterVTEP(ctx context.Context) (v *place, leave func(), err error) {
 	for {
 		leave, err := n.state.lock(ctx, vtepLock, false)
 		if err != nil {
@@ -163,7 +182,7 @@ func (n *Node) enterVTEP(ctx context.Context) (v *vtep, leave func(), err error)
 			return v, leave, nil
 		}
 		leave()
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, rtnl.ErrNotNamespace) {
+		if !noNamespace(err) {
 			return nil, nil, fmt.Errorf("use the VTEP: %w", err)
 		}
 		if err := n.makeVTEP(ctx); err != nil {
@@ -173,7 +192,7 @@ func (n *Node) enterVTEP(ctx context.Context) (v *vtep, leave func(), err error)
 }
 
 // openVTEP opens the VTEP that is there, once for all uses of the process.
-func (n *Node) openVTEP() (*vtep, error) {
+func (n *Node) openVTEP() (*place, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.vtep != nil {
@@ -186,16 +205,12 @@ func (n *Node) openVTEP() (*vtep, error) {
 			return nil, err
 		}
 	}
-	ns, err := rtnl.Open(n.vtepPath())
+	v, err := openPlace(n.vtepPath())
 	if err != nil {
 		return nil, err
 	}
-	conn, err := ns.Dial()
-	if err != nil {
-		return nil, errors.Join(err, ns.Close())
-	}
-	n.vtep = &vtep{ns, conn}
-	return n.vtep, nil
+	n.vtep = v
+	return v, nil
 }
 
 func (n *Node) makeVTEP(ctx context.Context) error {

@@ -86,7 +86,7 @@ func bridgeFull(err error) error {
 }
 
 // make makes what is not there. r.MTU is filled in.
-func (nw *Network) make(ctx context.Context, v *vtep, r *record, others []record, steps *stepwatch) error {
+func (nw *Network) make(ctx context.Context, v *place, r *record, others []record, steps *stepwatch) error {
 	there, err := nw.makeLinks(ctx, v, r, others)
 	if err != nil {
 		return bridgeFull(err)
@@ -150,7 +150,7 @@ func (nw *Network) make(ctx context.Context, v *vtep, r *record, others []record
 
 // makeLinks makes the segment's bridge and VXLAN device, and reports whether
 // they were there.
-func (nw *Network) makeLinks(ctx context.Context, v *vtep, r *record, others []record) (there bool, err error) {
+func (nw *Network) makeLinks(ctx context.Context, v *place, r *record, others []record) (there bool, err error) {
 	vni := nw.spec.VNI
 	_, err = v.conn.Link(bridgeName(vni))
 	if err != nil && !errors.Is(err, rtnl.ErrNotFound) {
@@ -224,12 +224,6 @@ func macOf(name string) []byte {
 // own. It follows from its address.
 func EndpointMAC(a netip.Addr) MAC { return MAC(macOf("endpoint " + a.String())) }
 
-// unicast makes b a locally administered address of one station.
-func unicast(b []byte) []byte {
-	b[0] = b[0]&^0x01 | 0x02
-	return b
-}
-
 // mac is the Ethernet address of an endpoint's own link.
 func (ep Endpoint) mac() []byte {
 	if ep.Address.IsValid() {
@@ -238,19 +232,11 @@ func (ep Endpoint) mac() []byte {
 	return EndpointMAC(ep.Address6)
 }
 
-// job is the namespace that endpoints share.
-type job struct {
-	ns   *rtnl.Namespace
-	conn *rtnl.Conn
-}
-
-func (j job) close() { errors.Join(j.conn.Close(), j.ns.Close()) }
-
 // makeShared makes the namespace that endpoints share and its end of the port.
-func (nw *Network) makeShared(ctx context.Context, v *vtep, r *record, there bool, steps *stepwatch) (j job, err error) {
+func (nw *Network) makeShared(ctx context.Context, v *place, r *record, there bool, steps *stepwatch) (j *place, err error) {
 	path := nw.Namespace()
-	if j.ns, j.conn, err = openNamespace(path); err != nil && !noNamespace(err) {
-		return job{}, err
+	if j, err = openPlace(path); err != nil && !noNamespace(err) {
+		return nil, err
 	}
 	foreign := nw.opts.namespace != ""
 	switch {
@@ -261,13 +247,13 @@ func (nw *Network) makeShared(ctx context.Context, v *vtep, r *record, there boo
 		// somebody has done to it.
 		j.close()
 		if err = rtnl.Remove(path); err == nil {
-			j, err = nw.createShared(path)
+			j, err = nw.createNamespace(path)
 		}
 	case err != nil && !foreign:
-		j, err = nw.createShared(path)
+		j, err = nw.createNamespace(path)
 	}
 	if err != nil {
-		return job{}, err
+		return nil, err
 	}
 	steps.end("namespace")
 	if there {
@@ -275,7 +261,7 @@ func (nw *Network) makeShared(ctx context.Context, v *vtep, r *record, there boo
 			return j, nil
 		} else if !errors.Is(err, rtnl.ErrNotFound) {
 			j.close()
-			return job{}, err
+			return nil, err
 		}
 	}
 	vni := nw.spec.VNI
@@ -285,21 +271,31 @@ func (nw *Network) makeShared(ctx context.Context, v *vtep, r *record, there boo
 		rtnl.LinkConfig{Name: nw.ifName(), Index: jobIndex(vni), MAC: []byte(GatewayMAC(vni, nw.spec.Underlay.Address)), MTU: r.MTU, Namespace: j.ns, Queues: linkQueues})
 	if err := v.conn.Do(ctx, &b); err != nil {
 		j.close()
-		return job{}, err
+		return nil, err
 	}
 	steps.end("port")
 	return j, nil
 }
 
-func (nw *Network) createShared(path string) (j job, err error) {
-	j.ns, err = rtnl.Create(path, func() (err error) {
-		if err := nw.prepareNamespace(); err != nil {
-			return err
-		}
-		j.conn, err = rtnl.Dial()
+// createNamespace makes a namespace of endpoints, pinned at path.
+func (nw *Network) createNamespace(path string) (*place, error) {
+	var conn *rtnl.Conn
+	ns, err := rtnl.Create(path, func() (err error) {
+		conn, err = nw.furnish()
 		return err
 	})
-	return j, err
+	if err != nil {
+		return nil, err
+	}
+	return &place{ns, conn}, nil
+}
+
+// furnish prepares the calling thread's namespace and opens a socket in it.
+func (nw *Network) furnish() (*rtnl.Conn, error) {
+	if err := nw.prepareNamespace(); err != nil {
+		return nil, err
+	}
+	return rtnl.Dial()
 }
 
 // prepareNamespace sets what a namespace of endpoints needs, before there are
@@ -334,40 +330,28 @@ func (nw *Network) prepareIPv6() error {
 
 // addresses adds what makes the endpoints' addresses those of the namespace
 // that they share, and the node's own.
-func addresses(b *rtnl.Batch, s Spec) {
-	link := jobIndex(s.VNI)
-	for _, node := range []netip.Prefix{s.NodePrefix, s.NodePrefix6} {
-		if !node.IsValid() {
-			continue
-		}
-		b.AddAddress(link, single(GatewayAddr(node)))
-		switch s.Design {
-		case AnyIP:
-			b.AddRoute(rtnl.Route{To: node, Link: lo, Local: true})
-		case Consolidated:
-			for i := range s.Endpoints {
-				b.AddAddress(link, single(EndpointAddr(node, i)))
-			}
-		}
-	}
-}
+func addresses(b *rtnl.Batch, s Spec) { eachAddress(s, b.AddAddress, b.AddRoute) }
 
 // withdraw deletes what addresses adds.
-func withdraw(b *rtnl.Batch, s Spec) {
+func withdraw(b *rtnl.Batch, s Spec) { eachAddress(s, b.DeleteAddress, b.DeleteRoute) }
+
+// eachAddress calls address and route with all that a network has for addresses
+// of its own in a namespace that endpoints share.
+func eachAddress(s Spec, address func(link int, a netip.Prefix), route func(rtnl.Route)) {
 	link := jobIndex(s.VNI)
 	for _, node := range []netip.Prefix{s.NodePrefix, s.NodePrefix6} {
 		if !node.IsValid() {
 			continue
 		}
+		address(link, single(GatewayAddr(node)))
 		switch s.Design {
 		case AnyIP:
-			b.DeleteRoute(rtnl.Route{To: node, Link: lo, Local: true})
+			route(rtnl.Route{To: node, Link: lo, Local: true})
 		case Consolidated:
 			for i := range s.Endpoints {
-				b.DeleteAddress(link, single(EndpointAddr(node, i)))
+				address(link, single(EndpointAddr(node, i)))
 			}
 		}
-		b.DeleteAddress(link, single(GatewayAddr(node)))
 	}
 }
 
@@ -376,7 +360,7 @@ func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) 
 func overlap(p, q netip.Prefix) bool { return p.IsValid() && q.IsValid() && p.Overlaps(q) }
 
 // intact reports whether what an Apply has made is still there.
-func (nw *Network) intact(v *vtep) (bool, error) {
+func (nw *Network) intact(v *place) (bool, error) {
 	links, err := v.conn.Links()
 	if err != nil {
 		return false, err
@@ -426,7 +410,7 @@ func (nw *Network) endpointNamespaces() []string {
 
 // demolish removes all of a network that is there, however little that is, and
 // forgets it. The caller holds the segment's lock and the VTEP.
-func (nw *Network) demolish(ctx context.Context, v *vtep, r record) error {
+func (nw *Network) demolish(ctx context.Context, v *place, r record) error {
 	state, segment := nw.node.state, r.Spec.Segment()
 	if r.State != StatePartial {
 		r.State = StatePartial
@@ -470,7 +454,7 @@ func (nw *Network) demolish(ctx context.Context, v *vtep, r record) error {
 }
 
 // deleteLinks deletes all links of the segment, with their other ends.
-func (nw *Network) deleteLinks(ctx context.Context, v *vtep, s Spec) error {
+func (nw *Network) deleteLinks(ctx context.Context, v *place, s Spec) error {
 	var b rtnl.Batch
 	b.DeleteGroup(s.VNI)
 	if err := v.conn.Do(ctx, &b); err != nil {
@@ -509,17 +493,17 @@ func (n *Node) deleteStray(ctx context.Context, gone func(vni uint32) bool) (nam
 func (nw *Network) removeNamespaces(ctx context.Context) error {
 	switch {
 	case nw.opts.namespace != "":
-		ns, conn, err := openNamespace(nw.opts.namespace)
+		j, err := openPlace(nw.opts.namespace)
 		if noNamespace(err) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		defer job{ns, conn}.close()
+		defer j.close()
 		var b rtnl.Batch
 		withdraw(&b, nw.spec)
-		return conn.Do(ctx, &b)
+		return j.conn.Do(ctx, &b)
 	case nw.spec.Design.SharesNamespace():
 		return rtnl.Remove(nw.Namespace())
 	}
@@ -532,11 +516,11 @@ func (nw *Network) removeNamespaces(ctx context.Context) error {
 }
 
 // detach takes a network out of a segment that others stay in.
-func (nw *Network) detach(ctx context.Context, v *vtep, r record, others []record) error {
+func (nw *Network) detach(ctx context.Context, v *place, r record, others []record) error {
 	rest := others[0]
 	want := nw.node.network(rest.Spec, rest.options()).wiring(rest, others[1:])
 	have := wireAll(r.Spec, append(r.peers(), r.Leaving...))
-	ns, conn, err := openNamespace(nw.Namespace())
+	j, err := openPlace(nw.Namespace())
 	if noNamespace(err) {
 		var b rtnl.Batch
 		nw.forward(&b, want, have, want)
@@ -545,12 +529,11 @@ func (nw *Network) detach(ctx context.Context, v *vtep, r record, others []recor
 	if err != nil {
 		return err
 	}
-	j := job{ns, conn}
 	defer j.close()
 	var b rtnl.Batch
 	withdraw(&b, r.Spec)
-	if err := conn.Do(ctx, &b); err != nil {
+	if err := j.conn.Do(ctx, &b); err != nil {
 		return err
 	}
-	return nw.rewire(ctx, v, &j, want, have, want)
+	return nw.rewire(ctx, v, j, want, have, want)
 }

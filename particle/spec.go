@@ -185,9 +185,13 @@ func GatewayMAC(vni uint32, underlay netip.Addr) MAC {
 	h.Write(id[:])
 	h.Write(underlay.Unmap().AsSlice())
 	sum := h.Sum(nil)
-	mac := MAC(sum[:6])
-	mac[0] = mac[0]&^0x01 | 0x02 // unicast, locally administered
-	return mac
+	return unicast(sum[:6])
+}
+
+// unicast makes b a locally administered address of one station.
+func unicast(b []byte) MAC {
+	b[0] = b[0]&^0x01 | 0x02
+	return b
 }
 
 // SpecError says which field of a Spec is wrong.

@@ -90,16 +90,15 @@ func (nw *Network) wiring(r record, others []record) wiring {
 
 // rewire changes the segment from have to want, and deletes what is in stale
 // and not in want. j is the shared namespace if the caller has it open.
-func (nw *Network) rewire(ctx context.Context, v *vtep, j *job, have, stale, want wiring) error {
+func (nw *Network) rewire(ctx context.Context, v *place, j *place, have, stale, want wiring) error {
 	var b rtnl.Batch
 	nw.wire(&b, have, stale, want)
 	if b.Len() > 0 {
 		if j == nil {
-			ns, conn, err := openNamespace(nw.Namespace())
-			if err != nil {
+			var err error
+			if j, err = openPlace(nw.Namespace()); err != nil {
 				return err
 			}
-			j = &job{ns, conn}
 			defer j.close()
 		}
 		if err := j.conn.Do(ctx, &b); err != nil {
@@ -119,7 +118,7 @@ func (nw *Network) rewire(ctx context.Context, v *vtep, j *job, have, stale, wan
 
 // unlearn makes the VXLAN device of a design whose device learns forget what it
 // has learned from nodes that are peers no more.
-func (nw *Network) unlearn(ctx context.Context, v *vtep, stale, want wiring) error {
+func (nw *Network) unlearn(ctx context.Context, v *place, stale, want wiring) error {
 	if nw.spec.Design.SharesNamespace() {
 		return nil
 	}
