@@ -16,6 +16,16 @@ type Member struct {
 	Self Peer
 }
 
+// Member returns what a node tells of its part of the network that s, with
+// defaults, declares. A node without a name is known by its underlay address.
+func (s Spec) Member(node string) Member {
+	self := Peer{Node: node, Underlay: s.Underlay.Address, Prefix: s.NodePrefix, Prefix6: s.NodePrefix6, MAC: GatewayMAC(s.VNI, s.Underlay.Address)}
+	if node == "" {
+		self.Node = s.Underlay.Address.String()
+	}
+	return Member{Network: s.Tenant + "/" + s.Name, VNI: s.VNI, Self: self}
+}
+
 // ControlPlane spreads which node serves which part of a network. Its methods
 // may be called concurrently. Package controltest has the suite that every
 // implementation passes.

@@ -35,28 +35,29 @@ func (n *Node) Follow(ctx context.Context, cp ControlPlane, log *slog.Logger) er
 	tick := time.NewTicker(followInterval)
 	defer tick.Stop()
 	for {
-		list, err := n.List(ctx)
-		if err != nil && ctx.Err() == nil {
+		records, err := n.state.all()
+		if err != nil {
 			log.Error("cannot list the networks", "err", err)
 		}
 		if err == nil {
 			seen := map[string]bool{}
-			for _, s := range list {
-				if !s.Spec.Underlay.Address.IsValid() || s.State != StateUp {
+			for _, r := range records {
+				name := r.Spec.Name
+				if !r.Spec.Underlay.Address.IsValid() || r.State != StateUp {
 					continue
 				}
-				seen[s.Spec.Name] = true
-				m := n.member(s.Spec)
-				if f := followed[s.Spec.Name]; f != nil {
+				seen[name] = true
+				m := r.Spec.Member(n.cfg.Name)
+				if f := followed[name]; f != nil {
 					if reflect.DeepEqual(f.member, m) {
 						continue
 					}
 					f.cancel()
 				}
-				f := &following{node: n, cp: cp, name: s.Spec.Name, member: m, log: log.With("network", s.Spec.Name)}
+				f := &following{node: n, cp: cp, name: name, member: m, log: log.With("network", name)}
 				var inner context.Context
 				inner, f.cancel = context.WithCancel(ctx)
-				followed[s.Spec.Name] = f
+				followed[name] = f
 				all.Go(func() { f.announce(inner) })
 				all.Go(func() { f.watch(inner) })
 			}
@@ -78,15 +79,6 @@ func (n *Node) Follow(ctx context.Context, cp ControlPlane, log *slog.Logger) er
 		case <-tick.C:
 		}
 	}
-}
-
-// member is what the node tells of one of its networks.
-func (n *Node) member(s Spec) Member {
-	self := Peer{Node: n.cfg.Name, Underlay: s.Underlay.Address, Prefix: s.NodePrefix, Prefix6: s.NodePrefix6, MAC: GatewayMAC(s.VNI, s.Underlay.Address)}
-	if self.Node == "" {
-		self.Node = s.Underlay.Address.String()
-	}
-	return Member{Network: s.Tenant + "/" + s.Name, VNI: s.VNI, Self: self}
 }
 
 // following is one network that Follow keeps in step.

@@ -277,7 +277,7 @@ func (o *netUpOptions) run(ctx context.Context, node *particle.Node, spec partic
 		return writeJSON(stdout, netUpResult{Spec: nw.Spec(), Namespace: nw.Namespace(), Milliseconds: float64(took.Microseconds()) / 1000, Steps: netSteps(nw.Steps())})
 	}
 	s := nw.Spec()
-	fmt.Fprintf(stdout, "%s is up: %s, VNI %d, %s, in %.1f ms\n", s.Name, countOf(s.Endpoints, "endpoint"), s.VNI, s.Design, float64(took.Microseconds())/1000)
+	fmt.Fprintf(stdout, "%s is up: %s, VNI %d, %s, in %.1f ms\n", s.Name, plural(s.Endpoints, "endpoint"), s.VNI, s.Design, float64(took.Microseconds())/1000)
 	if s.Endpoints > 0 {
 		first, err := nw.Endpoint(0)
 		if err != nil {
@@ -293,13 +293,6 @@ func (o *netUpOptions) run(ctx context.Context, node *particle.Node, spec partic
 		fmt.Fprintf(stdout, "  namespace  %s\n", path)
 	}
 	return nil
-}
-
-func countOf(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return strconv.Itoa(n) + " " + what + "s"
 }
 
 // addresses is an endpoint's addresses for people.
@@ -440,7 +433,7 @@ func hostList(hosts []particle.Host) string {
 	if len(hosts) == 0 {
 		return ""
 	}
-	return countOf(len(hosts), "host")
+	return plural(len(hosts), "host")
 }
 
 func newNetDownCommand() *cobra.Command {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -31,12 +30,12 @@ func (o *netControl) register(cmd *cobra.Command) {
 // open connects to the control plane. Its closing ends the connection.
 func (o *netControl) open(ctx context.Context) (_ *kvstore.Store, closeAll func() error, err error) {
 	options := []nats.Option{nats.Name("volley net"), nats.MaxReconnects(-1)}
-	if o.tokenFile != "" {
-		text, err := os.ReadFile(o.tokenFile)
-		if err != nil {
-			return nil, nil, usagef("--token-file: %w", err)
-		}
-		options = append(options, nats.Token(strings.TrimSpace(string(text))))
+	token, err := readToken(o.tokenFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	if token != "" {
+		options = append(options, nats.Token(token))
 	}
 	conn, err := nats.Connect(strings.Join(o.urls, ","), options...)
 	if err != nil {
@@ -124,7 +123,7 @@ func (o *claimOptions) claim(ctx context.Context, spec particle.Spec, node strin
 		return spec, err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
-	m := memberOf(spec.WithDefaults(), node)
+	m := spec.WithDefaults().Member(node)
 	for _, c := range []struct {
 		bits        int
 		whole, part *netip.Prefix
@@ -139,14 +138,6 @@ func (o *claimOptions) claim(ctx context.Context, spec particle.Spec, node strin
 	return spec, nil
 }
 
-// memberOf names a node among those of a network. A node is known by its
-// underlay address if it has no name.
-func memberOf(spec particle.Spec, node string) particle.Member {
-	if node == "" {
-		node = spec.Underlay.Address.String()
-	}
-	return particle.Member{Network: spec.Tenant + "/" + spec.Name, VNI: spec.VNI, Self: particle.Peer{Node: node, Underlay: spec.Underlay.Address}}
-}
 
 // release gives back what the node claimed of a network, if a control plane is
 // named.
@@ -159,5 +150,5 @@ func (o *netControl) release(ctx context.Context, spec particle.Spec, node strin
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
-	return store.Release(ctx, memberOf(spec, node))
+	return store.Release(ctx, spec.Member(node))
 }

@@ -37,19 +37,28 @@ func (o *connectOptions) registerToken(cmd *cobra.Command) {
 
 // connect joins a NATS cluster.
 func (o *connectOptions) connect(ctx context.Context, name string, log *slog.Logger) (bus.Bus, error) {
-	token := ""
-	if o.tokenFile != "" {
-		text, err := os.ReadFile(o.tokenFile)
-		if err != nil {
-			return nil, usagef("--token-file: %w", err)
-		}
-		token = strings.TrimSpace(string(text))
+	token, err := readToken(o.tokenFile)
+	if err != nil {
+		return nil, err
 	}
 	b, err := bus.ConnectNATS(ctx, bus.NATSConfig{URLs: o.urls, Name: name, Token: token, Replicas: o.replicas, Log: log})
 	if err != nil {
 		return nil, withStatus(exitPlatform, err)
 	}
 	return b, nil
+}
+
+// readToken returns the token in the file that --token-file names, or "" if it
+// names none.
+func readToken(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", usagef("--token-file: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // natsNode is a running NATS server and how to connect to it.
