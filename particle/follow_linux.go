@@ -47,7 +47,7 @@ func (n *Node) Follow(ctx context.Context, cp ControlPlane, log *slog.Logger) er
 					continue
 				}
 				seen[name] = true
-				m := r.Spec.Member(n.cfg.Name)
+				m := r.Spec.Member(n.given)
 				if f := followed[name]; f != nil {
 					if reflect.DeepEqual(f.member, m) {
 						continue

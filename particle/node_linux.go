@@ -51,7 +51,10 @@ type NodeConfig struct {
 // Node is this machine's part of all networks. Its methods may be called
 // concurrently, and by several processes on one state directory.
 type Node struct {
-	cfg   NodeConfig
+	cfg NodeConfig
+	// given is the name that it was given, by which other nodes know it; that
+	// in cfg may only follow from the state directory.
+	given string
 	log   *slog.Logger
 	state stateDir
 	// host speaks to the namespace in which OpenNode was called: the underlay's.
@@ -100,6 +103,7 @@ func OpenNode(cfg NodeConfig) (*Node, error) {
 	if cfg.StateDir == "" {
 		cfg.StateDir = DefaultStateDir
 	}
+	given := cfg.Name
 	if cfg.Name == "" && cfg.StateDir != DefaultStateDir {
 		dir, err := filepath.Abs(cfg.StateDir)
 		if err != nil {
@@ -126,7 +130,7 @@ func OpenNode(cfg NodeConfig) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
-	return &Node{cfg: cfg, log: log, state: stateDir(cfg.StateDir), host: host, guarded: errGuardUntried, probed: errGuardUntried}, nil
+	return &Node{cfg: cfg, given: given, log: log, state: stateDir(cfg.StateDir), host: host, guarded: errGuardUntried, probed: errGuardUntried}, nil
 }
 
 // Close closes the node's sockets. Networks stay as they are.
