@@ -30,11 +30,11 @@ const endpointDepth = 2
 
 // cgroup2Root returns where the cgroup v2 hierarchy is mounted.
 func cgroup2Root(mounts []sys.Mount) (string, error) {
-	i := slices.IndexFunc(mounts, func(m sys.Mount) bool { return m.FSType == "cgroup2" })
-	if i < 0 {
+	root, ok := sys.Cgroup2(mounts)
+	if !ok {
 		return "", fmt.Errorf("find cgroup v2: %w: it is not mounted", ErrUnsupported)
 	}
-	return mounts[i].Point, nil
+	return root, nil
 }
 
 // openCgroups returns the tree whose parent is named name, or is at that path

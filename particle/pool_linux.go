@@ -8,12 +8,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
-	"syscall"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // Pool hands out the endpoints of one network on one node (thesis 3.2.1, IP
@@ -46,11 +48,11 @@ func (p *Pool) Acquire(ctx context.Context, owner string) (Endpoint, error) {
 	if owner == "" || len(owner) > maxOwner {
 		return Endpoint{}, fmt.Errorf("acquire endpoint: an owner's name has 1 to %d bytes, not %d", maxOwner, len(owner))
 	}
-	unlock, err := p.lock(ctx)
+	lock, err := p.lock(ctx)
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
 	}
-	defer unlock()
+	defer lock.Close()
 	i, err := p.indexOf(owner)
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
@@ -93,11 +95,11 @@ func (p *Pool) Release(ctx context.Context, owner string) error {
 	if _, err := os.Stat(p.dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	unlock, err := p.lock(ctx)
+	lock, err := p.lock(ctx)
 	if err != nil {
 		return fmt.Errorf("release endpoint: %w", err)
 	}
-	defer unlock()
+	defer lock.Close()
 	i, err := p.indexOf(owner)
 	if err != nil {
 		return fmt.Errorf("release endpoint: %w", err)
@@ -132,7 +134,7 @@ func (p *Pool) Owners() (map[string]Endpoint, error) {
 	for _, e := range entries {
 		i, err := strconv.Atoi(e.Name())
 		if err != nil || i < 0 || i >= p.size {
-			continue // the directory of owners, the lock
+			continue // the directory of owners
 		}
 		owner, err := os.Readlink(filepath.Join(p.dir, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -171,27 +173,13 @@ func (p *Pool) ownerFile(owner string) string {
 }
 
 // lock waits for the pool's lock, which the kernel frees if its holder dies.
-func (p *Pool) lock(ctx context.Context) (unlock func(), err error) {
+func (p *Pool) lock(ctx context.Context) (io.Closer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Join(p.dir, "owners"), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(p.dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		// It is held for some microseconds, so there is no need to watch ctx.
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-	}
-	return func() { f.Close() }, nil
+	// It is held for some microseconds, so there is no need to watch ctx.
+	return sys.WaitForLock(p.dir)
 }

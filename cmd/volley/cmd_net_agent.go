@@ -138,7 +138,6 @@ func (o *claimOptions) claim(ctx context.Context, spec particle.Spec, node strin
 	return spec, nil
 }
 
-
 // release gives back what the node claimed of a network, if a control plane is
 // named.
 func (o *netControl) release(ctx context.Context, spec particle.Spec, node string) (err error) {

@@ -14,6 +14,25 @@ import (
 // ErrLocked means that another process holds the lock.
 var ErrLocked = errors.New("locked by another process")
 
+// WaitForLock takes the lock that the file or directory at path stands for, and
+// waits for it. It is held as LockFile's is, and is another one than that of a
+// file below path.
+func WaitForLock(path string) (io.Closer, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	for {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
 // LockFile takes the lock that the file at path stands for, making the file and
 // its directory if needed. The lock is held until the returned closer is
 // closed or this process ends. It does not wait: if another process holds the

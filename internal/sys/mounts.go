@@ -3,6 +3,7 @@ package sys
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -22,6 +23,15 @@ func Mounts() ([]Mount, error) {
 		return nil, fmt.Errorf("read mounts: %w", err)
 	}
 	return ParseMounts(string(text)), nil
+}
+
+// Cgroup2 returns where among mounts the cgroup v2 hierarchy is.
+func Cgroup2(mounts []Mount) (root string, ok bool) {
+	i := slices.IndexFunc(mounts, func(m Mount) bool { return m.FSType == "cgroup2" })
+	if i < 0 {
+		return "", false
+	}
+	return mounts[i].Point, true
 }
 
 // ParseMounts reads a mountinfo file. Lines that are none are left out.

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"strings"
+	"strconv"
+	"testing"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // The capabilities that tests of networks ask for.
@@ -38,17 +40,59 @@ func probeCgroupBPF() error {
 	if _, err := os.Stat("/proc/sys/kernel/unprivileged_bpf_disabled"); err != nil {
 		return fmt.Errorf("the kernel has no BPF: %w", err)
 	}
-	out, err := exec.Command("findmnt", "-n", "-o", "TARGET", "-t", "cgroup2").Output()
+	root, err := cgroup2()
 	if err != nil {
-		return fmt.Errorf("find cgroup v2: %w", err)
-	}
-	root, _, _ := strings.Cut(string(out), "\n")
-	if root == "" {
-		return errors.New("cgroup v2 is not mounted")
+		return err
 	}
 	dir, err := os.MkdirTemp(root, "volley-testenv-")
 	if err != nil {
 		return err
 	}
 	return os.Remove(dir)
+}
+
+func cgroup2() (string, error) {
+	mounts, err := sys.Mounts()
+	if err != nil {
+		return "", err
+	}
+	root, ok := sys.Cgroup2(mounts)
+	if !ok {
+		return "", errors.New("cgroup v2 is not mounted")
+	}
+	return root, nil
+}
+
+// Cgroup2 returns where the cgroup v2 hierarchy is mounted. Ask for CgroupBPF
+// first.
+func Cgroup2(t testing.TB) string {
+	t.Helper()
+	root, err := cgroup2()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// AnyIPNamespace makes a network namespace in which all addresses of
+// 10.88.0.0/24 and fd88::/64 are local, removes it at the end of the test, and
+// returns its path. The name begins with prefix. Ask for NetAdmin first.
+func AnyIPNamespace(t testing.TB, prefix string) string {
+	t.Helper()
+	name := prefix + strconv.Itoa(os.Getpid())
+	must := func(command string, args ...string) {
+		t.Helper()
+		if err := run(command, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must("ip", "netns", "add", name)
+	t.Cleanup(func() { must("ip", "netns", "del", name) })
+	path := "/run/netns/" + name
+	must("nsenter", "--net="+path, "sh", "-ec", `
+ip link set lo up
+ip route add local 10.88.0.0/24 dev lo
+ip -6 route add local fd88::/64 dev lo
+sysctl -qw net.ipv6.ip_nonlocal_bind=1`)
+	return path
 }

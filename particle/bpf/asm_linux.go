@@ -110,26 +110,19 @@ func (b *builder) end() {
 
 // find loads the entry of what runs, or denies.
 func (b *builder) find() {
-	b.add(
-		asm.Mov.Reg(ctx, asm.R1),
-		asm.Mov.Imm(asm.R1, b.level),
-		asm.FnGetCurrentAncestorCgroupId.Call(),
-	)
-	b.lookup()
+	b.lookup(asm.Mov.Imm(asm.R1, b.level), asm.FnGetCurrentAncestorCgroupId.Call())
 }
 
 // findOfPacket loads the entry of the group that the packet's socket was made
 // in, or denies.
 func (b *builder) findOfPacket() {
-	b.add(
-		asm.Mov.Reg(ctx, asm.R1),
-		asm.Mov.Imm(asm.R2, b.level),
-		asm.FnSkbAncestorCgroupId.Call(),
-	)
-	b.lookup()
+	b.lookup(asm.Mov.Imm(asm.R2, b.level), asm.FnSkbAncestorCgroupId.Call())
 }
 
-func (b *builder) lookup() {
+// lookup begins a program: group is how to find the endpoint's group.
+func (b *builder) lookup(group ...asm.Instruction) {
+	b.add(asm.Mov.Reg(ctx, asm.R1))
+	b.add(group...)
 	b.add(
 		asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
 		asm.LoadMapPtr(asm.R1, b.mapFD),
@@ -141,12 +134,12 @@ func (b *builder) lookup() {
 	)
 }
 
-// need denies unless the endpoint has an address of that family.
+// need denies unless the endpoint has an address of that family. It uses R5.
 func (b *builder) need(family int32) {
 	b.add(
-		asm.LoadMem(asm.R3, entry, entryHas, asm.Word),
-		asm.And.Imm(asm.R3, family),
-		asm.JEq.Imm(asm.R3, 0, "deny"),
+		asm.LoadMem(asm.R5, entry, entryHas, asm.Word),
+		asm.And.Imm(asm.R5, family),
+		asm.JEq.Imm(asm.R5, 0, "deny"),
 	)
 }
 
@@ -180,10 +173,13 @@ func bind4(b *builder) {
 	b.end()
 }
 
-// load6 loads the IPv6 address at an offset from base into R1 to R4.
-func (b *builder) load6(base asm.Register, offset int16) {
-	for i, r := range []asm.Register{asm.R1, asm.R2, asm.R3, asm.R4} {
-		b.add(asm.LoadMem(r, base, offset+int16(4*i), asm.Word))
+// words6 are the registers of an IPv6 address that is looked at.
+func words6() [4]asm.Register { return [...]asm.Register{asm.R1, asm.R2, asm.R3, asm.R4} }
+
+// load6 loads the IPv6 address at an offset in the context into words6.
+func (b *builder) load6(offset int16) {
+	for i, r := range words6() {
+		b.add(asm.LoadMem(r, ctx, offset+int16(4*i), asm.Word))
 	}
 }
 
@@ -242,10 +238,10 @@ func (b *builder) own4As6(offset int16) {
 // no other; a socket that is for IPv6 only then fails with EINVAL.
 func bind6(b *builder) {
 	b.find()
-	b.load6(ctx, addrIP6)
+	b.load6(addrIP6)
 	b.sort6()
-	b.need6(asm.R5)
-	for i, r := range []asm.Register{asm.R1, asm.R2, asm.R3, asm.R4} {
+	b.need(has6)
+	for i, r := range words6() {
 		b.add(
 			asm.LoadMem(asm.R5, entry, entryIP6+int16(4*i), asm.Word),
 			asm.JNE.Reg(r, asm.R5, "deny"),
@@ -254,7 +250,7 @@ func bind6(b *builder) {
 	b.add(asm.Ja.Label("pass"))
 
 	b.at("mapped")
-	b.add(asm.LoadMem(asm.R3, entry, entryHas, asm.Word), asm.And.Imm(asm.R3, has4), asm.JEq.Imm(asm.R3, 0, "deny"))
+	b.need(has4)
 	b.ifHere4(asm.R4, "own4")
 	b.add(
 		asm.LoadMem(asm.R2, entry, entryIP4, asm.Word),
@@ -266,15 +262,6 @@ func bind6(b *builder) {
 	b.at("own4")
 	b.own4As6(addrIP6)
 	b.end()
-}
-
-// need6 denies unless the endpoint has an IPv6 address, by means of r.
-func (b *builder) need6(r asm.Register) {
-	b.add(
-		asm.LoadMem(r, entry, entryHas, asm.Word),
-		asm.And.Imm(r, has6),
-		asm.JEq.Imm(r, 0, "deny"),
-	)
 }
 
 // chooseOwn is where "here6" is: it stores the endpoint's IPv6 address, or goes
@@ -344,13 +331,13 @@ func connect6(b *builder) {
 		asm.Mov.Imm(asm.R1, afINET6),
 		asm.StoreMem(asm.RFP, sockaddr, asm.R1, asm.Half),
 	)
-	b.load6(ctx, addrIP6)
+	b.load6(addrIP6)
 	b.sort6()
-	b.need6(asm.R5)
+	b.need(has6)
 	b.add(asm.Ja.Label("source6"))
 
 	b.at("mapped")
-	b.add(asm.LoadMem(asm.R3, entry, entryHas, asm.Word), asm.And.Imm(asm.R3, has4), asm.JEq.Imm(asm.R3, 0, "deny"))
+	b.need(has4)
 	b.ifHere4(asm.R4, "own4")
 	b.add(asm.Ja.Label("source4"))
 	b.chooseOwn()
@@ -398,8 +385,8 @@ func sendmsg4(b *builder) {
 // loopback is refused where the endpoint has no IPv6 address.
 func sendmsg6(b *builder) {
 	b.find()
-	b.need6(asm.R5)
-	b.load6(ctx, addrIP6)
+	b.need(has6)
+	b.load6(addrIP6)
 	b.sort6()
 	b.add(asm.Ja.Label("source"))
 	b.at("mapped")
@@ -455,7 +442,7 @@ func packets(b *builder, offset4, offset6 int16) {
 		asm.Ja.Label("deny"),
 	)
 	b.at("ip6")
-	b.need6(asm.R5)
+	b.need(has6)
 	b.add(
 		asm.Mov.Reg(asm.R1, asm.R8),
 		asm.Add.Imm(asm.R1, ip6Header),

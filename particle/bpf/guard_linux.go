@@ -17,6 +17,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // version is part of the pins' names: programs or entries of another form get
@@ -67,11 +69,12 @@ func open(cfg Config) (*Guard, error) {
 	if err := mountBPF(); err != nil {
 		return nil, err
 	}
-	unlock, err := lockDir(cfg.Cgroup)
+	// The BPF file system has no locks, but the control group has.
+	lock, err := sys.WaitForLock(cfg.Cgroup)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer lock.Close()
 	dir, err := pinDir(cfg.Cgroup)
 	if err != nil {
 		return nil, err
@@ -273,24 +276,6 @@ func mountBPF() error {
 		return fmt.Errorf("mount %s: %w", bpffs, err)
 	}
 	return nil
-}
-
-// lockDir waits for the lock of a directory. The BPF file system has no locks,
-// but the control group has.
-func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
-	}
-	return func() { f.Close() }, nil
 }
 
 // pinDir returns where the set on a group is pinned. It names the group's

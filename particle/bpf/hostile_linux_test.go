@@ -282,12 +282,7 @@ type room struct {
 func inRoom(t *testing.T, f func(r *room)) {
 	t.Helper()
 	testenv.Need(t, testenv.CgroupBPF)
-	out, err := exec.Command("findmnt", "-n", "-o", "TARGET", "-t", "cgroup2").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, _, _ := strings.Cut(string(out), "\n")
-	parent, err := os.MkdirTemp(root, "volley-bpf-test-")
+	parent, err := os.MkdirTemp(testenv.Cgroup2(t), "volley-bpf-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,19 +102,9 @@ type place struct {
 func newPlace(t *testing.T) place {
 	t.Helper()
 	testenv.Need(t, testenv.CgroupBPF, testenv.SeccompNotify)
-	root := cgroup2(t)
+	root := testenv.Cgroup2(t)
 	name := fmt.Sprintf("vlla%d", os.Getpid())
-	command := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
-	command("ip", "netns", "add", name)
-	t.Cleanup(func() { command("ip", "netns", "del", name) })
-	p := place{namespace: "/run/netns/" + name, group: filepath.Join(root, name, "e0"), other: filepath.Join(root, name, "e1")}
-	command("nsenter", "--net="+p.namespace, "ip", "link", "set", "lo", "up")
-	command("nsenter", "--net="+p.namespace, "ip", "route", "add", "local", "10.88.0.0/24", "dev", "lo")
+	p := place{namespace: testenv.AnyIPNamespace(t, "vlla"), group: filepath.Join(root, name, "e0"), other: filepath.Join(root, name, "e1")}
 	t.Cleanup(func() {
 		for _, dir := range []string{p.group, p.other, filepath.Dir(p.group)} {
 			removeGroup(t, dir)
@@ -140,21 +130,6 @@ func removeGroup(t *testing.T, dir string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("%s is not empty", dir)
-}
-
-func cgroup2(t *testing.T) string {
-	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if before, after, _ := strings.Cut(line, " - "); strings.HasPrefix(after, "cgroup2 ") {
-			return strings.Fields(before)[4]
-		}
-	}
-	t.Fatal("cgroup v2 is not mounted")
-	return ""
 }
 
 // play makes a command of the test binary that plays a part, at p.
@@ -245,8 +220,8 @@ func TestAProgramCannotGetOut(t *testing.T) {
 		for _, c := range []struct{ attack, want string }{
 			{"write:" + filepath.Join(p.other, "cgroup.procs"), "read-only file system"},
 			{"write:/proc/1/root" + filepath.Join(p.other, "cgroup.procs"), "permission denied"},
-			{"remount:" + cgroup2(t), "operation not permitted"},
-			{"unmount:" + cgroup2(t), "operation not permitted"},
+			{"remount:" + testenv.Cgroup2(t), "operation not permitted"},
+			{"unmount:" + testenv.Cgroup2(t), "operation not permitted"},
 			{"mount cgroup2:" + empty, "operation not permitted"},
 			{"enter:/proc/1/ns/net", "permission denied"},
 			{"enter:" + p.namespace, "operation not permitted"},

@@ -2,7 +2,6 @@ package preload
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -30,28 +29,6 @@ func library(t *testing.T) string {
 	return compile(t, Library, "-shared", "-fPIC", "preload.c", "-ldl")
 }
 
-// job makes a network namespace in which the addresses of two endpoints are,
-// and returns its path.
-func job(t *testing.T) string {
-	t.Helper()
-	name := fmt.Sprintf("vlpl%d", os.Getpid())
-	run := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
-	run("ip", "netns", "add", name)
-	t.Cleanup(func() { run("ip", "netns", "del", name) })
-	path := "/run/netns/" + name
-	in := func(args ...string) { t.Helper(); run(append([]string{"nsenter", "--net=" + path}, args...)...) }
-	in("ip", "link", "set", "lo", "up")
-	in("ip", "route", "add", "local", "10.88.0.0/24", "dev", "lo")
-	in("ip", "-6", "route", "add", "local", "fd88::/64", "dev", "lo")
-	in("sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=1")
-	return path
-}
-
 var (
 	address  = netip.MustParseAddr("10.88.0.2")
 	address6 = netip.MustParseAddr("fd88::2")
@@ -70,7 +47,7 @@ func output(t *testing.T, namespace, library string, a, a6 netip.Addr, args ...s
 
 func TestACProgramKeepsToItsAddress(t *testing.T) {
 	lib := library(t)
-	namespace := job(t)
+	namespace := testenv.AnyIPNamespace(t, "vlpl")
 	subject := compile(t, "subject", "testdata/subject.c")
 	none := netip.Addr{}
 	for _, c := range []struct {
@@ -123,7 +100,7 @@ client = socket.create_connection(("localhost", 8000))
 conn, peer = server.accept()
 print(server.getsockname()[0], peer[0])
 `
-	if got, want := output(t, job(t), lib, address, address6, "python3", "-c", program), "10.88.0.2 10.88.0.2"; got != want {
+	if got, want := output(t, testenv.AnyIPNamespace(t, "vlpl"), lib, address, address6, "python3", "-c", program), "10.88.0.2 10.88.0.2"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -133,7 +110,7 @@ print(server.getsockname()[0], peer[0])
 func TestAStaticProgramEvadesIt(t *testing.T) {
 	lib := library(t)
 	subject := compile(t, "subject", "-static", "testdata/subject.c")
-	got := output(t, job(t), lib, address, address6, subject, "tcp", "bind", "10.88.0.3", "8000", "name")
+	got := output(t, testenv.AnyIPNamespace(t, "vlpl"), lib, address, address6, subject, "tcp", "bind", "10.88.0.3", "8000", "name")
 	if want := "10.88.0.3 8000"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

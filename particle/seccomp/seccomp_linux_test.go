@@ -37,28 +37,6 @@ func need(t *testing.T) {
 	}
 }
 
-// job makes a network namespace in which the addresses of two endpoints are,
-// and returns its path.
-func job(t *testing.T) string {
-	t.Helper()
-	name := fmt.Sprintf("vlsc%d", os.Getpid())
-	run := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
-	run("ip", "netns", "add", name)
-	t.Cleanup(func() { run("ip", "netns", "del", name) })
-	path := "/run/netns/" + name
-	in := func(args ...string) { t.Helper(); run(append([]string{"nsenter", "--net=" + path}, args...)...) }
-	in("ip", "link", "set", "lo", "up")
-	in("ip", "route", "add", "local", "10.88.0.0/24", "dev", "lo")
-	in("ip", "-6", "route", "add", "local", "fd88::/64", "dev", "lo")
-	in("sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=1")
-	return path
-}
-
 var endpoint = Endpoint{netip.MustParseAddr("10.88.0.2"), netip.MustParseAddr("fd88::2")}
 
 // try runs the hostile program once.
@@ -87,7 +65,7 @@ func try(t *testing.T, namespace, what string, ep Endpoint, change func(*exec.Cm
 
 func TestAHostileProgramKeepsToItsAddress(t *testing.T) {
 	need(t)
-	namespace := job(t)
+	namespace := testenv.AnyIPNamespace(t, "vlsc")
 	tried := map[string]bool{}
 	for _, c := range []struct{ attempt, want string }{
 		{"bind own", "10.88.0.2 8000"},
@@ -151,7 +129,7 @@ func TestAHostileProgramKeepsToItsAddress(t *testing.T) {
 
 func TestAnEndpointOfOneFamilyHasNoOther(t *testing.T) {
 	need(t)
-	namespace := job(t)
+	namespace := testenv.AnyIPNamespace(t, "vlsc")
 	only4, only6 := Endpoint{Address: endpoint.Address}, Endpoint{Address6: endpoint.Address6}
 	for _, c := range []struct {
 		attempt string
@@ -176,7 +154,7 @@ func TestAnEndpointOfOneFamilyHasNoOther(t *testing.T) {
 
 func TestAProgramOfAnotherUserIsSupervisedWithoutItsPrivileges(t *testing.T) {
 	need(t)
-	namespace := job(t)
+	namespace := testenv.AnyIPNamespace(t, "vlsc")
 	nobody := func(cmd *exec.Cmd) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	}
