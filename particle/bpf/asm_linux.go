@@ -281,9 +281,9 @@ func (b *builder) chooseOwn() {
 	b.own6(addrIP6)
 }
 
-// connect4: loopback is the endpoint itself, and what is not bound yet is bound
-// to its address. That this fails for what is bound does not matter: bind4 saw to it.
-func connect4(b *builder) {
+// redirect4 begins what is about the other end: loopback becomes the endpoint
+// itself. It leaves the endpoint's address in R2.
+func (b *builder) redirect4() {
 	b.find()
 	b.need(has4)
 	b.add(
@@ -295,6 +295,12 @@ func connect4(b *builder) {
 	b.at("own")
 	b.add(asm.StoreMem(ctx, addrIP4, asm.R2, asm.Word))
 	b.at("source")
+}
+
+// connect4: loopback is the endpoint itself, and what is not bound yet is bound
+// to its address. That this fails for what is bound does not matter: bind4 saw to it.
+func connect4(b *builder) {
+	b.redirect4()
 	const sockaddr, size = -32, 16
 	b.add(
 		asm.Mov.Imm(asm.R1, 0),
@@ -365,17 +371,7 @@ func connect6(b *builder) {
 
 // sendmsg4 is connect4 for datagrams of sockets that are not connected.
 func sendmsg4(b *builder) {
-	b.find()
-	b.need(has4)
-	b.add(
-		asm.LoadMem(asm.R1, ctx, addrIP4, asm.Word),
-		asm.LoadMem(asm.R2, entry, entryIP4, asm.Word),
-	)
-	b.ifHere4(asm.R1, "own")
-	b.add(asm.Ja.Label("source"))
-	b.at("own")
-	b.add(asm.StoreMem(ctx, addrIP4, asm.R2, asm.Word))
-	b.at("source")
+	b.redirect4()
 	b.add(asm.StoreMem(ctx, addrSrcIP4, asm.R2, asm.Word))
 	b.end()
 }
