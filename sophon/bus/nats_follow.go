@@ -14,6 +14,9 @@ import (
 const (
 	// followHeartbeat is the heartbeat of those who read for a long time.
 	followHeartbeat = 5 * time.Second
+	// readHeartbeat is the heartbeat of those who read to the end of what is
+	// there, and so the longest time they wait for what is there no more.
+	readHeartbeat = time.Second
 	// consumerLife is how long the server keeps a consumer whose reader is gone.
 	consumerLife = 30 * time.Second
 )
@@ -39,7 +42,8 @@ type streamReader struct {
 	// handle is called for each message.
 	handle func(*nats.Msg, *nats.MsgMetadata) error
 	// caughtUp, if not nil, is called once, after the last message that was
-	// there when the reader was started.
+	// there when the reader was started. A message that the stream drops before
+	// it is sent (by age, say) is not waited for longer than one heartbeat.
 	caughtUp func() error
 	// idle, if not nil, is called when the server says that nothing is new.
 	idle     func() error
@@ -152,7 +156,11 @@ func (s *streamSession) read(ctx context.Context, r *streamReader) error {
 			return errStale
 		}
 		if m.Header.Get("Status") != "" {
-			if err := s.status(m); err != nil {
+			stalled, err := s.status(m)
+			if err != nil {
+				return err
+			}
+			if err := r.catchUp(!stalled); err != nil {
 				return err
 			}
 			if r.idle != nil {
@@ -194,11 +202,12 @@ func (s *streamSession) receive(ctx context.Context, timeout time.Duration) (*na
 	return s.sub.NextMsgWithContext(ctx)
 }
 
-// status takes in a message of the server's own: a heartbeat, or the question
-// whether we keep up.
-func (s *streamSession) status(m *nats.Msg) error {
+// status takes in a message of the server's own: a heartbeat, which says that
+// there is nothing to send, or the question whether we keep up (stalled), in
+// which case there may be.
+func (s *streamSession) status(m *nats.Msg) (stalled bool, err error) {
 	if m.Header.Get("Status") != "100" {
-		return errStale
+		return false, errStale
 	}
 	ask := m.Reply
 	if ask == "" {
@@ -206,15 +215,15 @@ func (s *streamSession) status(m *nats.Msg) error {
 	}
 	if ask != "" {
 		if err := s.conn.nc.Publish(ask, nil); err != nil {
-			return errStale
+			return false, errStale
 		}
 	}
 	if last := m.Header.Get("Nats-Last-Consumer"); last != "" {
 		if n, err := strconv.ParseUint(last, 10, 64); err != nil || n >= s.next {
-			return errStale
+			return false, errStale
 		}
 	}
-	return nil
+	return ask != "", nil
 }
 
 // end removes the consumer, for which nobody waits: the server removes it by

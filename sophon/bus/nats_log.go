@@ -77,6 +77,7 @@ func (l *natsLog) Read(ctx context.Context, subject string, since time.Time, fol
 	}
 	if !follow {
 		r.caughtUp = func() error { return errEndOfLog }
+		r.heartbeat = readHeartbeat
 	}
 	session, err := r.open(ctx)
 	if err == nil {
