@@ -3,6 +3,7 @@ package plot
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -47,7 +48,7 @@ func layLines(fig Figure, lines []XY) (*plot.Plot, *plot.Legend, error) {
 	legend := newLegend()
 	styled := 0
 	for _, l := range lines {
-		xys, err := l.points(fig.LogX)
+		xys, err := l.points(fig)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -72,9 +73,15 @@ func layLines(fig Figure, lines []XY) (*plot.Plot, *plot.Legend, error) {
 		p.Add(marks)
 		legend.Add(l.Name, line, marks)
 	}
-	p.Y.Min = min(p.Y.Min, fig.YFrom)
-	if p.Y.Min == p.Y.Max {
-		p.Y.Max++
+	if fig.LogY {
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		low, high := math.Floor(math.Log10(p.Y.Min)), math.Ceil(math.Log10(p.Y.Max))
+		p.Y.Min, p.Y.Max = math.Pow(10, low), math.Pow(10, max(high, low+1))
+	} else {
+		p.Y.Min = min(p.Y.Min, fig.YFrom)
+		if p.Y.Min == p.Y.Max {
+			p.Y.Max++
+		}
 	}
 	if fig.LogX {
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
@@ -85,7 +92,7 @@ func layLines(fig Figure, lines []XY) (*plot.Plot, *plot.Legend, error) {
 	return p, &legend, nil
 }
 
-func (l XY) points(positive bool) (plotter.XYs, error) {
+func (l XY) points(fig Figure) (plotter.XYs, error) {
 	if len(l.X) != len(l.Y) {
 		return nil, fmt.Errorf("line %q has %d X but %d Y", l.Name, len(l.X), len(l.Y))
 	}
@@ -97,12 +104,20 @@ func (l XY) points(positive bool) (plotter.XYs, error) {
 	}
 	xys := make(plotter.XYs, len(l.X))
 	for i := range xys {
-		if positive && l.X[i] <= 0 {
-			return nil, fmt.Errorf("value %d on the horizontal axis of line %q is %v, which has no place on a logarithmic axis", i, l.Name, l.X[i])
+		if err := errors.Join(onLog(fig.LogX, "horizontal", l.Name, i, l.X[i]), onLog(fig.LogY, "vertical", l.Name, i, l.Y[i])); err != nil {
+			return nil, err
 		}
 		xys[i] = plotter.XY{X: l.X[i], Y: l.Y[i]}
 	}
 	return xys, nil
+}
+
+// onLog returns an error for a value that a logarithmic axis cannot show.
+func onLog(logarithmic bool, axis, line string, i int, v float64) error {
+	if !logarithmic || v > 0 {
+		return nil
+	}
+	return fmt.Errorf("value %d on the %s axis of line %q is %v, which has no place on a logarithmic axis", i, axis, line, v)
 }
 
 func dashes(i int) []vg.Length {

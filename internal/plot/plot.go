@@ -32,8 +32,11 @@ type Figure struct {
 	// LogX makes the horizontal axis of Lines and Panels logarithmic; all X
 	// must be positive then.
 	LogX bool
+	// LogY does the same with the vertical axis of Lines and Panels, which then
+	// goes from one power of ten to another.
+	LogY bool
 	// YFrom is where the vertical axis of Lines and Panels starts when no line
-	// goes below it.
+	// goes below it, unless it is logarithmic.
 	YFrom float64
 }
 
