@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,4 +103,58 @@ func TestACancelledMeasurementLeavesNothing(t *testing.T) {
 	if err != nil || len(list) > 0 {
 		t.Errorf("%v is left, %v", list, err)
 	}
+}
+
+// wire is a control plane without messages: all nodes share it.
+type wire struct{ *sharedTable }
+
+type sharedTable struct {
+	mu      sync.Mutex
+	members []particle.Member
+	changed chan struct{}
+}
+
+func (w wire) Announce(_ context.Context, m particle.Member) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.members = append(w.members, m)
+	close(w.changed)
+	w.changed = make(chan struct{})
+	return nil
+}
+
+func (w wire) Watch(ctx context.Context, m particle.Member, tell func([]particle.Peer)) error {
+	for {
+		var others []particle.Peer
+		w.mu.Lock()
+		for _, o := range w.members {
+			if o.Network == m.Network && o.Self.Node != m.Self.Node {
+				others = append(others, o.Self)
+			}
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		tell(others)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (wire) Withdraw(context.Context, particle.Member) error { return nil }
+func (wire) Close() error                                    { return nil }
+
+func TestNodesHearOfEachOther(t *testing.T) {
+	c := openCluster(t, 4)
+	w := wire{&sharedTable{changed: make(chan struct{})}}
+	m, err := c.Nodes(context.Background(), Network{Design: particle.AnyIP, Endpoints: 10}, func(int) (particle.ControlPlane, error) { return w, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Nodes != 4 || m.Applied <= 0 || m.Known < m.Applied || m.Connected < m.Known {
+		t.Errorf("%+v", m)
+	}
+	t.Logf("%+v", m)
 }

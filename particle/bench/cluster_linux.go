@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,7 +23,9 @@ const MaxNodes = 64
 type Cluster struct {
 	nodes []*node
 	undo  []func() error // in the order of making
-	next  int            // number of the next network
+	next  int            // number of the newest network
+	// id is in the networks' names: a control plane may remember earlier clusters'.
+	id uint32
 }
 
 // node is one node of a Cluster.
@@ -48,7 +51,7 @@ func OpenCluster(ctx context.Context, nodes int) (_ *Cluster, err error) {
 	if err := rtnl.PrepareDir(particle.DefaultNamespaceDir); err != nil {
 		return nil, err
 	}
-	c := &Cluster{}
+	c := &Cluster{id: rand.Uint32()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("make the nodes: %w", err), c.Close())
@@ -205,7 +208,7 @@ func (c *Cluster) declare(n Network) ([]*particle.Network, error) {
 // spec is the current network's, without peers.
 func (c *Cluster) spec(n Network, node int) particle.Spec {
 	s := particle.Spec{
-		Name: fmt.Sprint("bench", c.next), Endpoints: n.Endpoints, Design: n.Design, Discipline: n.Discipline,
+		Name: fmt.Sprintf("bench%d-%08x", c.next, c.id), Endpoints: n.Endpoints, Design: n.Design, Discipline: n.Discipline,
 		Underlay: particle.Underlay{Address: c.nodes[node].address},
 		Prefix:   netip.MustParsePrefix("10.0.0.0/8"),
 	}

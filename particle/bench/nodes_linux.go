@@ -24,13 +24,19 @@ type Nodes struct {
 	Applied, Known, Connected time.Duration
 }
 
-// knownInterval is how often a node's peers are counted.
-const knownInterval = 2 * time.Millisecond
+const (
+	// knownInterval is how often a node's peers are counted.
+	knownInterval = 5 * time.Millisecond
+	// nodesTime is how long all may take.
+	nodesTime = 5 * time.Minute
+)
 
 // Nodes makes a network on all nodes of a cluster, none of which has had one,
 // and lets them hear of each other by their control planes, which are opened
 // with a node's number and closed at the end.
 func (c *Cluster) Nodes(ctx context.Context, n Network, open func(i int) (particle.ControlPlane, error)) (m Nodes, err error) {
+	ctx, cancel := context.WithTimeout(ctx, nodesTime)
+	defer cancel()
 	m = Nodes{Design: n.Design, Nodes: len(c.nodes), Endpoints: n.Endpoints}
 	c.next++
 	var planes []particle.ControlPlane
@@ -97,11 +103,11 @@ func (c *Cluster) awaitPeers(ctx context.Context, nw *particle.Network) error {
 		if err != nil {
 			return err
 		}
-		if len(s.Spec.Peers) >= len(c.nodes)-1 {
+		if len(s.Peers) >= len(c.nodes)-1 {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("a node knows %d of %d others: %w", len(s.Spec.Peers), len(c.nodes)-1, ctx.Err())
+			return fmt.Errorf("a node knows %d of %d others: %w", len(s.Peers), len(c.nodes)-1, ctx.Err())
 		}
 		wait(ctx, knownInterval)
 	}
