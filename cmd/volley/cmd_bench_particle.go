@@ -343,6 +343,10 @@ func trafficWays() []struct {
 	}
 }
 
+// trafficRounds is how many rounds of traffic there are in each of --rounds:
+// the differences are small and the machine's noise is not.
+const trafficRounds = 3
+
 func (r *particleRuns) measureTraffic(ctx context.Context, o benchParticleOptions, stderr io.Writer) error {
 	if len(o.pairs) == 0 {
 		return nil
@@ -352,12 +356,13 @@ func (r *particleRuns) measureTraffic(ctx context.Context, o benchParticleOption
 		if _, err := c.Traffic(ctx, trafficWays()[0].Network, 1, o.duration); err != nil {
 			return err
 		}
-		for round := range o.rounds {
+		rounds := trafficRounds * o.rounds
+		for round := range rounds {
 			for _, pairs := range o.pairs {
 				ways := trafficWays()
 				for i := range ways {
 					way := ways[(i+round)%len(ways)] // nobody is always first
-					fmt.Fprintf(stderr, "round %d of %d: %s, %s\n", round+1, o.rounds, plural(pairs, "sending pair"), way.name)
+					fmt.Fprintf(stderr, "round %d of %d: %s, %s\n", round+1, rounds, plural(pairs, "sending pair"), way.name)
 					t, err := c.Traffic(ctx, way.Network, pairs, o.duration)
 					if err != nil {
 						return err
