@@ -301,7 +301,7 @@ func (r *particleRuns) measureProcesses(ctx context.Context, o benchParticleOpti
 		for round := range o.rounds {
 			for _, count := range o.processes {
 				for _, d := range burstDesigns() {
-					fmt.Fprintf(stderr, "round %d of %d: %s, %s\n", round+1, o.rounds, plural(count, "started process"), wayOf(d))
+					fmt.Fprintf(stderr, "round %d of %d: %d processes, %s\n", round+1, o.rounds, count, wayOf(d))
 					p, err := c.Processes(ctx, d, count)
 					if errors.Is(err, particle.ErrBridgeFull) {
 						continue

@@ -187,7 +187,6 @@ type burst struct {
 	groups *groups
 	target netip.Addr
 	all    []*exec.Cmd
-	said   string // by one of them, to stderr
 }
 
 func (b *burst) start(ctx context.Context) error {
