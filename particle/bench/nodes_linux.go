@@ -28,7 +28,7 @@ const (
 	// knownInterval is how often a node's peers are counted.
 	knownInterval = 5 * time.Millisecond
 	// nodesTime is how long all may take.
-	nodesTime = 5 * time.Minute
+	nodesTime = 15 * time.Minute
 )
 
 // Nodes makes a network on all nodes of a cluster, none of which has had one,

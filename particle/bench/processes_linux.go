@@ -36,7 +36,7 @@ const (
 	// each of the machine's cores.
 	startsAtOnce = 8
 	// burstTime is how long the last process may take.
-	burstTime = 5 * time.Minute
+	burstTime = 15 * time.Minute
 )
 
 // greet is what each process does: it connects, says its number, and stays.
