@@ -199,10 +199,7 @@ func (nw *Network) makeDirectChunk(ctx context.Context, v *place, first, end, mt
 			return err
 		}
 		b.Reset()
-		b.SetLink(lo, rtnl.LinkConfig{Up: true})
-		b.SetLink(link.Index, rtnl.LinkConfig{Up: true})
-		nw.endpointAddresses(&b, link.Index, nw.endpoint(first+i))
-		b.AwaitCarrier(ifName)
+		nw.startLink(&b, link, nw.endpoint(first+i))
 		if err := c.Do(ctx, &b); err != nil {
 			return err
 		}
@@ -214,6 +211,15 @@ func (nw *Network) makeDirectChunk(ctx context.Context, v *place, first, end, mt
 	}
 	steps.end("addresses")
 	return nil
+}
+
+// startLink sets an endpoint's link in its namespace up and gives it its
+// addresses.
+func (nw *Network) startLink(b *rtnl.Batch, link rtnl.Link, ep Endpoint) {
+	b.SetLink(lo, rtnl.LinkConfig{Up: true})
+	b.SetLink(link.Index, rtnl.LinkConfig{Up: true})
+	nw.endpointAddresses(b, link.Index, ep)
+	b.AwaitCarrier(link.Name)
 }
 
 // addPair adds the making of an endpoint's pair with both ends in place.

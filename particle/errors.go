@@ -9,6 +9,8 @@ var (
 	ErrBusy = errors.New("another process is changing the network")
 	// ErrNoEndpointLeft says that all endpoints of a pool are in use.
 	ErrNoEndpointLeft = errors.New("all endpoints are in use")
+	// ErrEndpointTaken says that the endpoint that was asked for is another's.
+	ErrEndpointTaken = errors.New("the endpoint is in use")
 	// ErrNoPrefixLeft says that a job's prefix has no part left for a node.
 	ErrNoPrefixLeft = errors.New("all parts of the prefix are taken")
 	// ErrBridgeFull says that a bridge has no port left: Linux ends at 1,023.

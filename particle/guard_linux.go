@@ -70,9 +70,9 @@ func (n *Node) canGuard() error {
 	return n.probed
 }
 
-// disciplined reports whether control groups hold the endpoints to their
+// Disciplined reports whether control groups hold the endpoints to their
 // addresses.
-func (nw *Network) disciplined() bool {
+func (nw *Network) Disciplined() bool {
 	if !nw.spec.Design.SharesNamespace() {
 		return false
 	}
@@ -96,7 +96,7 @@ func (nw *Network) Enroll(ctx context.Context, endpoints ...Endpoint) error {
 }
 
 func (nw *Network) enroll(ctx context.Context, endpoints []Endpoint) error {
-	if !nw.disciplined() {
+	if !nw.Disciplined() {
 		return nil
 	}
 	guard, err := nw.node.guards()

@@ -37,7 +37,8 @@ type Endpoint struct {
 	// Address and Address6 are its own; one may be invalid.
 	Address  netip.Addr `json:"address,omitzero"`
 	Address6 netip.Addr `json:"address6,omitzero"`
-	// Namespace is the path of its network namespace.
+	// Namespace is the path of its network namespace. Empty with the design
+	// Attached, where it is somebody else's.
 	Namespace string `json:"namespace"`
 	// Cgroup is the absolute path of the cgroup v2 group that holds what runs
 	// there to its address, once Network.Enroll has made it. Empty if there is
@@ -64,6 +65,15 @@ type options struct {
 
 // Option changes how Declare's network is made.
 type Option func(*options)
+
+// Interface returns what the node's interface in the namespace that the
+// endpoints share is called, or "" if each has its own.
+func (nw *Network) Interface() string {
+	if !nw.spec.Design.SharesNamespace() {
+		return ""
+	}
+	return nw.ifName()
+}
 
 // InNamespace makes the endpoints share the namespace that somebody else has
 // pinned at path, with an interface of that name, instead of one that Apply
@@ -153,9 +163,12 @@ func (nw *Network) endpoint(i int) Endpoint {
 		Address6:  EndpointAddr(nw.spec.NodePrefix6, i),
 		Namespace: nw.Namespace(),
 	}
+	if nw.spec.Design == Attached {
+		return ep
+	}
 	if ep.Namespace == "" {
 		ep.Namespace = nw.node.namespacePath(endpointLabel(nw.label(), i))
-	} else if nw.disciplined() {
+	} else if nw.Disciplined() {
 		ep.Cgroup = nw.node.cgroupPath(ep)
 	}
 	return ep
@@ -462,23 +475,14 @@ func (nw *Network) setPeers(ctx context.Context, peers []Peer) error {
 	if err := nw.spec.CheckPeers(peers); err != nil {
 		return err
 	}
-	unlock, err := nw.node.state.lock(ctx, nw.label(), true)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	r, err := nw.node.state.load(nw.spec.Name)
-	if err != nil {
-		return err
-	}
-	if r.State != StateUp || r.Spec.Segment() != nw.spec.Segment() {
-		return fmt.Errorf("network %s: %w: it is not up", nw.spec.Name, ErrNotFound)
-	}
-	v, leave, err := nw.node.enterVTEP(ctx)
+	v, r, leave, err := nw.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	if r.State != StateUp {
+		return fmt.Errorf("network %s: %w: it is not up", nw.spec.Name, ErrNotFound)
+	}
 	others, err := nw.neighbours()
 	if err != nil {
 		return err

@@ -261,7 +261,11 @@ func takeNumber(ctx context.Context) error {
 
 // noIPv6 switches IPv6 off in the calling thread's namespace, if there is any.
 func noIPv6() error {
-	err := rtnl.SetSysctl("ipv6/conf/all/disable_ipv6", "1")
+	return ifThere(rtnl.SetSysctl("ipv6/conf/all/disable_ipv6", "1"))
+}
+
+// ifThere forgives that a kernel has no such parameter.
+func ifThere(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -45,49 +45,75 @@ const maxOwner = 255
 // id, say. An owner that has one already gets the same again. It returns
 // ErrNoEndpointLeft, wrapped, when all are taken.
 func (p *Pool) Acquire(ctx context.Context, owner string) (Endpoint, error) {
+	ep, err := p.acquire(ctx, owner, -1)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+	}
+	return ep, nil
+}
+
+// AcquireIndex gives endpoint i to owner, as Acquire does. It returns
+// ErrEndpointTaken, wrapped, if it is another's or if owner has another one,
+// and ErrNotFound, wrapped, if there are not so many.
+func (p *Pool) AcquireIndex(ctx context.Context, owner string, i int) (Endpoint, error) {
+	if i < 0 || i >= p.size {
+		return Endpoint{}, fmt.Errorf("acquire endpoint %d: %w: there are %d", i, ErrNotFound, p.size)
+	}
+	ep, err := p.acquire(ctx, owner, i)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("acquire endpoint %d: %w", i, err)
+	}
+	return ep, nil
+}
+
+// acquire gives endpoint want to owner, or any if that is negative.
+func (p *Pool) acquire(ctx context.Context, owner string, want int) (Endpoint, error) {
 	if owner == "" || len(owner) > maxOwner {
-		return Endpoint{}, fmt.Errorf("acquire endpoint: an owner's name has 1 to %d bytes, not %d", maxOwner, len(owner))
+		return Endpoint{}, fmt.Errorf("an owner's name has 1 to %d bytes, not %d", maxOwner, len(owner))
 	}
 	lock, err := p.lock(ctx)
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+		return Endpoint{}, err
 	}
 	defer lock.Close()
 	i, err := p.indexOf(owner)
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+		return Endpoint{}, err
 	}
 	if i >= 0 {
 		// A process that died between the two links is helped to the second.
-		switch err := os.Symlink(owner, p.file(i)); {
-		case err == nil:
-			return p.endpoint(i), nil
-		case !errors.Is(err, fs.ErrExist):
-			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+		if err := os.Symlink(owner, p.file(i)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return Endpoint{}, err
 		}
 		if has, err := os.Readlink(p.file(i)); err == nil && has == owner {
+			if want >= 0 && i != want {
+				return Endpoint{}, fmt.Errorf("%w: %s has endpoint %d", ErrEndpointTaken, owner, i)
+			}
 			return p.endpoint(i), nil
 		}
 		if err := os.Remove(p.ownerFile(owner)); err != nil {
-			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+			return Endpoint{}, err
 		}
 	}
-	start := int(p.next.Load())
-	for n := range p.size {
-		i := (start + n) % p.size
+	first, tries, none := int(p.next.Load()), p.size, ErrNoEndpointLeft
+	if want >= 0 {
+		first, tries, none = want, 1, ErrEndpointTaken
+	}
+	for n := range tries {
+		i := (first + n) % p.size
 		if _, err := os.Readlink(p.file(i)); err == nil {
 			continue
 		}
 		if err := os.Symlink(strconv.Itoa(i), p.ownerFile(owner)); err != nil {
-			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+			return Endpoint{}, err
 		}
 		if err := os.Symlink(owner, p.file(i)); err != nil {
-			return Endpoint{}, fmt.Errorf("acquire endpoint: %w", err)
+			return Endpoint{}, err
 		}
 		p.next.Store(int64(i + 1))
 		return p.endpoint(i), nil
 	}
-	return Endpoint{}, fmt.Errorf("acquire endpoint: %w (%d)", ErrNoEndpointLeft, p.size)
+	return Endpoint{}, fmt.Errorf("%w (of %d)", none, p.size)
 }
 
 // Release takes the endpoint back that owner has. It is no error if it has none.

@@ -63,7 +63,7 @@ const linkQueues = 1
 func (nw *Network) checkPorts() error {
 	ports := 0
 	switch nw.spec.Design {
-	case Baseline, Direct:
+	case Baseline, Direct, Attached:
 		ports = nw.spec.Endpoints
 	case Shared, Batched:
 		ports = nw.spec.Endpoints + 1
@@ -94,11 +94,13 @@ func (nw *Network) make(ctx context.Context, v *place, r *record, others []recor
 	steps.end("links")
 	if !nw.spec.Design.SharesNamespace() {
 		if r.State != StateUp {
-			makeAll := nw.makeDirect
-			if nw.spec.Design == Baseline {
-				makeAll = nw.makeBaseline
+			switch nw.spec.Design {
+			case Baseline:
+				err = nw.makeBaseline(ctx, v, r.MTU, steps)
+			case Direct:
+				err = nw.makeDirect(ctx, v, r.MTU, steps)
 			}
-			if err := makeAll(ctx, v, r.MTU, steps); err != nil {
+			if err != nil {
 				return bridgeFull(err)
 			}
 		}
@@ -374,7 +376,8 @@ func (nw *Network) intact(v *place) (bool, error) {
 	if nw.spec.Design.SharesNamespace() {
 		want++
 	}
-	if nw.spec.Design != AnyIP && nw.spec.Design != Consolidated {
+	switch nw.spec.Design {
+	case Baseline, Direct, Shared, Batched:
 		want += nw.spec.Endpoints
 	}
 	if len(links) < want {
@@ -399,8 +402,12 @@ func (nw *Network) intact(v *place) (bool, error) {
 	return true, nil
 }
 
-// endpointNamespaces returns the paths of the endpoints' own namespaces.
+// endpointNamespaces returns the paths of the namespaces that were made for one
+// endpoint each.
 func (nw *Network) endpointNamespaces() []string {
+	if nw.spec.Design == Attached {
+		return nil // they are somebody else's
+	}
 	paths := make([]string, nw.spec.Endpoints)
 	for i := range paths {
 		paths[i] = nw.node.namespacePath(endpointLabel(nw.label(), i))

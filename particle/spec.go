@@ -19,8 +19,8 @@ import (
 // (thesis 3.2.1).
 type Design string
 
-// The designs. Baseline and Direct give each endpoint a network namespace of
-// its own; with the others the endpoints of a node share one.
+// The designs. Baseline, Direct and Attached give each endpoint a network
+// namespace of its own; with the others the endpoints of a node share one.
 const (
 	// Baseline makes a namespace and a veth pair for each endpoint and moves
 	// both ends to where they belong: steps S1 to S6 of thesis 3.1.3, one
@@ -39,16 +39,25 @@ const (
 	// AnyIP is one namespace, one veth pair and one local route for the whole
 	// prefix of the node: its cost does not depend on the number of endpoints.
 	AnyIP Design = "anyip"
+	// Attached is Direct for namespaces that somebody else makes, such as a
+	// container runtime: Apply makes the segment alone, and each endpoint comes
+	// and goes by Network.Attach and Detach. On the wire it is Direct, so that
+	// nodes of both meet. It is not among the designs of the thesis.
+	Attached Design = "attached"
 )
 
-// Designs returns all designs in the order of the thesis.
+// Designs returns the designs of the thesis in its order: those whose
+// endpoints Apply makes.
 func Designs() []Design {
 	return []Design{Baseline, Direct, Shared, Batched, Consolidated, AnyIP}
 }
 
 // SharesNamespace says whether all endpoints of a node are in one network
 // namespace.
-func (d Design) SharesNamespace() bool { return d != Baseline && d != Direct }
+func (d Design) SharesNamespace() bool { return d != Baseline && d != Direct && d != Attached }
+
+// knownDesigns are all that a Spec may name.
+func knownDesigns() []Design { return append(Designs(), Attached) }
 
 // Isolation says what is kept apart.
 type Isolation string
@@ -288,8 +297,8 @@ func (s Spec) Validate() error {
 		return wrong("isolation", "%q is unknown: use %q or %q", s.Isolation, IsolateJob, IsolateTenant)
 	case s.VNI > 1<<24-1:
 		return wrong("vni", "%d is more than 16777215", s.VNI)
-	case !slices.Contains(Designs(), s.Design):
-		return wrong("design", "%q is unknown: use one of %s", s.Design, join(Designs()))
+	case !slices.Contains(knownDesigns(), s.Design):
+		return wrong("design", "%q is unknown: use one of %s", s.Design, join(knownDesigns()))
 	case !slices.Contains(disciplines(), s.Discipline):
 		return wrong("discipline", "%q is unknown: use one of %s", s.Discipline, join(disciplines()))
 	case !s.Prefix.IsValid() && !s.Prefix6.IsValid():
@@ -423,6 +432,18 @@ func capacity(p netip.Prefix) int {
 		return 1 << 24
 	}
 	return 1<<bits - reserved - 1
+}
+
+// Room is how many endpoints this node's prefixes have addresses for. Call it on
+// a Spec with defaults.
+func (s Spec) Room() int {
+	room := 1 << 24
+	for _, node := range []netip.Prefix{s.NodePrefix, s.NodePrefix6} {
+		if node.IsValid() {
+			room = min(room, capacity(node))
+		}
+	}
+	return room
 }
 
 // GatewayAddr is the address of the node itself in its prefix.

@@ -205,6 +205,45 @@ func (c *Conn) Addresses() ([]Address, error) {
 	return all, err
 }
 
+// Routes returns the unicast and local routes of the namespace, of all tables.
+func (c *Conn) Routes() ([]Route, error) {
+	var b Batch
+	b.begin(unix.RTM_GETROUTE, unix.NLM_F_DUMP, "list routes", "")
+	b.u8(unix.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0)
+	b.u32(0)
+	b.end()
+	var all []Route
+	err := c.list(&b, func() { all = nil }, func(m message) {
+		const size = unix.SizeofRtMsg
+		if len(m.body) < size {
+			return
+		}
+		to, bits, kind := netip.IPv4Unspecified(), int(m.body[1]), m.body[7]
+		switch {
+		case kind != unix.RTN_UNICAST && kind != unix.RTN_LOCAL:
+			return
+		case m.body[0] == unix.AF_INET6:
+			to = netip.IPv6Unspecified()
+		case m.body[0] != unix.AF_INET:
+			return
+		}
+		r := Route{Local: kind == unix.RTN_LOCAL}
+		for typ, value := range attributes(m.body[size:]) {
+			switch typ {
+			case unix.RTA_DST:
+				to, _ = netip.AddrFromSlice(value)
+			case unix.RTA_GATEWAY:
+				r.Via, _ = netip.AddrFromSlice(value)
+			case unix.RTA_OIF:
+				r.Link = int(u32(value))
+			}
+		}
+		r.To = netip.PrefixFrom(to, bits)
+		all = append(all, r)
+	})
+	return all, err
+}
+
 // MTU returns the MTU of the link that has the address, or ErrNotFound, wrapped.
 func (c *Conn) MTU(a netip.Addr) (int, error) {
 	addresses, err := c.Addresses()

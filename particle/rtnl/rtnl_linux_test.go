@@ -191,6 +191,19 @@ func TestLinksAreMadeWhereTheyBelong(t *testing.T) {
 	if _, err := inside.MTU(netip.MustParseAddr("10.9.9.9")); !errors.Is(err, ErrNotFound) {
 		t.Errorf("MTU of nobody's address: %v", err)
 	}
+	routes, err := inside.Routes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []Route{
+		{To: netip.MustParsePrefix("10.1.1.0/24"), Via: netip.MustParseAddr("10.1.1.1"), Link: eth0.Index},
+		{To: netip.MustParsePrefix("10.1.0.0/24"), Link: 1, Local: true},
+		{To: netip.MustParsePrefix("10.1.2.7/32"), Link: eth0.Index},
+	} {
+		if !slices.Contains(routes, want) {
+			t.Errorf("the routes are %+v, without %+v", routes, want)
+		}
+	}
 	x77, err := there.Link("x77")
 	if err != nil {
 		t.Fatal(err)
