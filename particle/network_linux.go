@@ -316,6 +316,17 @@ func (nw *Network) apply(ctx context.Context) (err error) {
 	return nil
 }
 
+// Preflight returns why Apply could not make the network, as far as can be told
+// without making anything: ErrBridgeFull, wrapped, or a *SpecError of the
+// underlay's address.
+func (nw *Network) Preflight() error {
+	if err := nw.checkPorts(); err != nil {
+		return err
+	}
+	_, err := nw.mtu()
+	return err
+}
+
 // sameAs returns ErrConflict, wrapped, if what is there was declared otherwise.
 func (nw *Network) sameAs(r record) error {
 	is, want := r.Spec, nw.spec

@@ -103,7 +103,8 @@ by --peer or by a control plane: see "volley net agent".
 The same command again changes nothing; with other peers or more endpoints it
 changes just that. What cannot be changed in place is refused.
 
-Designs: ` + designList() + `.
+Designs: ` + designList() + `;
+attached is for namespaces of container runtimes (volley-cni).
 
 Exit statuses: 0 it is up, 1 the kernel refuses, 2 a wrong flag or field (it is
 named), 4 FILE cannot be read.`,

@@ -51,6 +51,9 @@ found; 2 wrong usage, 4 there is no such network or endpoint.`,
 				if err != nil {
 					return err
 				}
+				if ep.Namespace == "" {
+					return usagef("the endpoints of %s are attached to namespaces of others (design %s): enter one of those, as by nsenter --net", args[0], particle.Attached)
+				}
 				if err := nw.Enroll(cmd.Context(), ep); err != nil {
 					return err
 				}

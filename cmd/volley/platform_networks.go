@@ -74,6 +74,9 @@ func (j *jobNetworks) Join(ctx context.Context, network, id string) (sandbox.Pla
 	if err != nil {
 		return sandbox.Place{}, err
 	}
+	if nw.Spec().Design == particle.Attached {
+		return sandbox.Place{}, function.Errorf(function.InvalidParameter, "network %s is for container runtimes (design %s): declare one of another design", network, particle.Attached)
+	}
 	ep, err := nw.Pool().Acquire(ctx, j.owner+id)
 	if errors.Is(err, particle.ErrNoEndpointLeft) {
 		return sandbox.Place{}, function.Errorf(function.TooManyRequests, "network %s: %v: declare it with more --endpoints", network, err)
