@@ -66,8 +66,9 @@ type Config struct {
 
 	// Wanted are the addresses that are asked for, at most one of each family.
 	Wanted []netip.Addr `json:"-"`
-	// collects says that valid attachments were given, if only an empty list.
-	collects bool
+	// valid are the attachments that GC leaves alone; nil if none were given, not
+	// even an empty list.
+	valid []types.GCAttachment
 }
 
 // cniArgs are the arguments of CNI_ARGS.
@@ -98,7 +99,14 @@ func ParseConfig(text []byte, args string) (*Config, error) {
 		}
 		return nil, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("read network configuration: %v", err), "")
 	}
-	_, c.collects = fields["cni.dev/valid-attachments"]
+	if c.valid = c.ValidAttachments; c.valid == nil {
+		// What the specification called it at first.
+		if text, ok := fields["cni.dev/attachments"]; ok {
+			if err := json.Unmarshal(text, &c.valid); err != nil {
+				return nil, invalid("cni.dev/attachments", "%v", err)
+			}
+		}
+	}
 	if declared, ok := fields["network"]; ok && !bytes.Equal(declared, []byte("null")) {
 		spec, err := particle.ParseSpec(declared)
 		if err != nil {

@@ -223,15 +223,13 @@ func (s *session) open() (*particle.Network, error) {
 	return nw, err
 }
 
-// GC gives back what containers have that the runtime does not know any more,
-// and removes what interrupted calls have left.
+// GC gives back what containers have that are not among the valid attachments of
+// the configuration, and removes what interrupted calls have left. Without a
+// list of valid attachments, as by cnitool, no container loses anything.
 func GC(ctx context.Context, args *skel.CmdArgs) error {
 	conf, err := ParseConfig(args.StdinData, args.Args)
 	if err != nil {
 		return err
-	}
-	if !conf.collects {
-		return invalid("cni.dev/valid-attachments", "is missing: without it every container would lose its address")
 	}
 	return within(ctx, conf, func(s *session) error {
 		if err := s.collect(ctx); err != nil {
@@ -251,7 +249,7 @@ func (s *session) collect(ctx context.Context) error {
 		return err
 	}
 	valid := map[string]bool{}
-	for _, a := range s.conf.ValidAttachments {
+	for _, a := range s.conf.valid {
 		valid[s.owner(a.ContainerID, a.IfName)] = true
 	}
 	owners, err := nw.Pool().Owners()
@@ -260,7 +258,7 @@ func (s *session) collect(ctx context.Context) error {
 	}
 	var errs []error
 	for owner := range owners {
-		if strings.HasPrefix(owner, s.ownerPrefix()) && !valid[owner] {
+		if s.conf.valid != nil && strings.HasPrefix(owner, s.ownerPrefix()) && !valid[owner] {
 			errs = append(errs, s.free(ctx, nw, owner))
 		}
 	}
