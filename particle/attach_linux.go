@@ -142,7 +142,7 @@ func (nw *Network) makePair(ctx context.Context, v, guest *place, ep Endpoint, i
 		if port && MAC(inside.MAC).String() == MAC(ep.mac()).String() {
 			return false, nil
 		}
-		return false, fmt.Errorf("%w: the namespace has an interface %s already", ErrConflict, ifName)
+		return false, fmt.Errorf("%w: the namespace has another interface %s", ErrConflict, ifName)
 	}
 	if port {
 		if err := nw.deletePort(ctx, v, ep.Index); err != nil {

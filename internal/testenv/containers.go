@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -33,6 +34,26 @@ func probeRuntime(name string) error {
 		return os.Remove(dir)
 	}
 	return fmt.Errorf("no control groups are mounted")
+}
+
+// probePodman looks for a podman that speaks CNI, and for what it needs.
+func probePodman() error {
+	out, err := exec.Command("podman", "--version").Output()
+	if err != nil {
+		return err
+	}
+	version := strings.TrimPrefix(strings.TrimSpace(string(out)), "podman version ")
+	major, err := strconv.Atoi(strings.Split(version, ".")[0])
+	if err != nil {
+		return fmt.Errorf("podman says that its version is %q", out)
+	}
+	if major > 4 {
+		return fmt.Errorf("podman %s speaks no CNI: versions before 5 do", version)
+	}
+	if err := probeRuntime("runc"); err != nil {
+		return err
+	}
+	return probeNetAdmin()
 }
 
 // probeOverlayfs mounts a small overlay and takes it away again.

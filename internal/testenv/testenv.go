@@ -61,6 +61,9 @@ const (
 	Runc Capability = "runc"
 	// Runsc is gVisor's runsc program, found in PATH, with the same.
 	Runsc Capability = "runsc"
+	// Podman is podman of a version that speaks CNI (before 5), found in PATH,
+	// with what Runc and NetAdmin are.
+	Podman Capability = "podman"
 	// Overlayfs is the right to mount an overlay of directories.
 	Overlayfs Capability = "overlayfs"
 	// AWSCLI is the aws program, found in PATH.
@@ -176,6 +179,8 @@ func probe(t testing.TB, c Capability) error {
 		return probeTmpfs()
 	case Runc, Runsc:
 		return probeRuntime(string(c))
+	case Podman:
+		return probePodman()
 	case Overlayfs:
 		return probeOverlayfs()
 	case NetAdmin:

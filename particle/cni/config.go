@@ -178,9 +178,9 @@ func (c *Config) completeNetwork() error {
 func checkDesign(field string, d particle.Design, m Mode) error {
 	switch {
 	case m == ModeNamespace && d != particle.Attached:
-		return invalid(field, "%s does not go with mode %q, whose containers have a namespace each: use %s, or mode %q", d, m, particle.Attached, ModeJob)
+		return invalid(field, "the design %s does not go with mode %q, whose containers have a namespace each: use %s, or mode %q", d, m, particle.Attached, ModeJob)
 	case m == ModeJob && d != particle.AnyIP && d != particle.Consolidated:
-		return invalid(field, "%s does not go with mode %q, whose containers share a namespace: use %s or %s, or mode %q", d, m, particle.AnyIP, particle.Consolidated, ModeNamespace)
+		return invalid(field, "the design %s does not go with mode %q, whose containers share a namespace: use %s or %s, or mode %q", d, m, particle.AnyIP, particle.Consolidated, ModeNamespace)
 	}
 	return nil
 }

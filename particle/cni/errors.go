@@ -51,10 +51,8 @@ func cniError(err error) error {
 		return specError(err)
 	case errors.Is(err, particle.ErrNoEndpointLeft):
 		code, remedy = ErrNoAddressLeft, "remove containers, or declare the network with more endpoints"
-	case errors.Is(err, particle.ErrEndpointTaken):
-		code, remedy = ErrAddressTaken, "ask for another address, or for none"
 	case errors.Is(err, particle.ErrConflict):
-		code, remedy = ErrConflict, "remove the containers of the network, or what volley net ls shows under its name"
+		code, remedy = ErrConflict, "volley net ls shows which networks there are; one that has changed has to be removed first"
 	case errors.Is(err, particle.ErrBusy), errors.Is(err, context.DeadlineExceeded):
 		code, remedy = types.ErrTryAgainLater, "another process is changing the network"
 	case errors.Is(err, fs.ErrPermission):

@@ -101,7 +101,11 @@ func (s *session) acquire(ctx context.Context, nw *particle.Network, owner strin
 		}
 		index = i
 	}
-	return nw.Pool().AcquireIndex(ctx, owner, index)
+	ep, err := nw.Pool().AcquireIndex(ctx, owner, index)
+	if errors.Is(err, particle.ErrEndpointTaken) {
+		return ep, types.NewError(ErrAddressTaken, fmt.Sprintf("runtimeConfig.ips: %s is in use, or the container has another one", s.conf.Wanted[0]), "ask for another address, or for none")
+	}
+	return ep, err
 }
 
 // rangeOf says which addresses there are.
