@@ -34,6 +34,7 @@ build: ## build bin/: volley, with the page where npm is there to build it, and 
 	mkdir -p bin
 	go build -trimpath -o $(BIN) ./cmd/volley
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/volley-init ./cmd/volley-init
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/volley-cni ./cmd/volley-cni
 	@if [[ $$(uname) == Linux ]] && command -v cc >/dev/null; then \
 		cc -O2 -Wall -fPIC -shared -o bin/libvolley-address.so particle/preload/preload.c -ldl; fi
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/examples/echo/bootstrap ./examples/echo

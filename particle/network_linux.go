@@ -104,7 +104,7 @@ func (n *Node) Declare(spec Spec, opts ...Option) (*Network, error) {
 // Open returns the network of that name that an Apply has made, or begun to.
 // The error is ErrNotFound, wrapped, if there is none.
 func (n *Node) Open(name string) (*Network, error) {
-	if !validName(name) {
+	if !ValidName(name) {
 		return nil, fmt.Errorf("open network %q: %w", name, ErrNotFound)
 	}
 	r, err := n.state.load(name)

@@ -97,7 +97,7 @@ func noNamespace(err error) bool {
 // OpenNode opens the node whose underlay is in the calling thread's network
 // namespace. It makes nothing. The caller closes it.
 func OpenNode(cfg NodeConfig) (*Node, error) {
-	if cfg.Name != "" && (!validName(cfg.Name) || cfg.Name == "vtep") {
+	if cfg.Name != "" && (!ValidName(cfg.Name) || cfg.Name == "vtep") {
 		return nil, fmt.Errorf("open node: the name %q must be lower-case letters, digits and '-', at most 40, and not \"vtep\"", cfg.Name)
 	}
 	if cfg.StateDir == "" {

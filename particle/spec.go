@@ -238,8 +238,9 @@ func ParseSpec(text []byte) (Spec, error) {
 	return s, nil
 }
 
-// name is what jobs, tenants and nodes may be called.
-func validName(name string) bool {
+// ValidName reports whether a job, a tenant or a node may be called that:
+// lower-case letters, digits and '-', at most 40.
+func ValidName(name string) bool {
 	return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`).MatchString(name)
 }
 
@@ -289,9 +290,9 @@ func (s Spec) Validate() error {
 	switch {
 	case s.Name == "":
 		return wrong("name", "is missing: give the job a name")
-	case !validName(s.Name):
+	case !ValidName(s.Name):
 		return wrong("name", "%q must be lower-case letters, digits and '-', at most 40", s.Name)
-	case !validName(s.Tenant):
+	case !ValidName(s.Tenant):
 		return wrong("tenant", "%q must be lower-case letters, digits and '-', at most 40", s.Tenant)
 	case s.Isolation != IsolateJob && s.Isolation != IsolateTenant:
 		return wrong("isolation", "%q is unknown: use %q or %q", s.Isolation, IsolateJob, IsolateTenant)

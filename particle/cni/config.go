@@ -144,6 +144,8 @@ func (c *Config) completeMode() error {
 		return invalid("network", "is missing: declare one, or name in \"job\" one that \"volley net up\" has made")
 	case c.Network != nil && c.Job != "":
 		return invalid("job", "is given besides \"network\": leave one of them out")
+	case c.Job != "" && !particle.ValidName(c.Job):
+		return invalid("job", "%q must be lower-case letters, digits and '-', at most 40", c.Job)
 	case c.IPAM.Type != "":
 		return invalid("ipam", "cannot be: %s gives out the network's addresses itself; leave it out", Type)
 	case c.StateDir != "" && !filepath.IsAbs(c.StateDir):
