@@ -75,8 +75,8 @@ type Config struct {
 type cniArgs struct {
 	types.CommonArgs
 	IP types.UnmarshallableString
-	// What podman and Kubernetes say of every container.
-	K8S_POD_NAME, K8S_POD_NAMESPACE, K8S_POD_INFRA_CONTAINER_ID, K8S_POD_UID types.UnmarshallableString //nolint:staticcheck // the names are given
+	// What podman and Kubernetes say of every container. The names are given.
+	K8S_POD_NAME, K8S_POD_NAMESPACE, K8S_POD_INFRA_CONTAINER_ID, K8S_POD_UID types.UnmarshallableString
 }
 
 // ParseConfig reads a network configuration and the arguments of CNI_ARGS.
