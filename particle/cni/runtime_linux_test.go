@@ -56,6 +56,10 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
+// patience is for hosts on which much else goes on: the kernel holds back the
+// first packets of a new link while it is busy with others.
+const patience = 30 * time.Second
+
 // runtime is a container runtime's side of CNI, on a node of its own.
 type runtime struct {
 	*testing.T
@@ -270,7 +274,7 @@ func (r *runtime) reach(from, to string, address netip.Addr) error {
 	}
 	defer l.Close()
 	return within(from, func() error {
-		c, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		c, err := net.DialTimeout("tcp", l.Addr().String(), patience)
 		if err != nil {
 			return err
 		}

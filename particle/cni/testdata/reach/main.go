@@ -32,7 +32,7 @@ func run(what string) error {
 			c.Close()
 		}
 	}
-	c, err := net.DialTimeout("tcp", net.JoinHostPort(what, "80"), 5*time.Second)
+	c, err := net.DialTimeout("tcp", net.JoinHostPort(what, "80"), 30*time.Second)
 	if err != nil {
 		return err
 	}
