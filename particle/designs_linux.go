@@ -79,7 +79,7 @@ func (nw *Network) makeMoved(ctx context.Context, v *place, j *place, mtu int, s
 			return err
 		}
 		var b rtnl.Batch
-		b.SetLink(link, rtnl.LinkConfig{MAC: ep.mac(), Up: true})
+		b.SetLink(link, rtnl.LinkConfig{MAC: ep.mac(), Up: true, NoNeighbours: true})
 		nw.endpointAddresses(&b, link, ep)
 		b.AwaitCarrier(sharedIfName(i))
 		if err := j.conn.Do(ctx, &b); err != nil {
@@ -263,7 +263,9 @@ func (nw *Network) makeBatched(ctx context.Context, v *place, j *place, mtu int,
 		if !ok {
 			return fmt.Errorf("find link %s: %w", sharedIfName(i), rtnl.ErrNotFound)
 		}
-		b.SetLink(link, rtnl.LinkConfig{Up: true})
+		// Each group that an IPv6 address joins is reported on the link: the
+		// bridge would carry a thousand reports to a thousand links.
+		b.SetLink(link, rtnl.LinkConfig{Up: true, NoNeighbours: true})
 		nw.endpointAddresses(&b, link, nw.endpoint(i))
 		b.AwaitCarrier(sharedIfName(i))
 	}

@@ -350,8 +350,15 @@ func eachAddress(s Spec, address func(link int, a netip.Prefix), route func(rtnl
 		case AnyIP:
 			route(rtnl.Route{To: node, Link: lo, Local: true})
 		case Consolidated:
+			// Nobody asks the link who has an address: peers know its one
+			// Ethernet address. On it, each IPv6 address would join a group, and
+			// the kernel goes through all groups for each.
+			on := link
+			if is6(node.Addr()) {
+				on = lo
+			}
 			for i := range s.Endpoints {
-				address(link, single(EndpointAddr(node, i)))
+				address(on, single(EndpointAddr(node, i)))
 			}
 		}
 	}

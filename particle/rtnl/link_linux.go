@@ -28,6 +28,9 @@ type LinkConfig struct {
 	// Master is the index of the bridge that the link becomes a port of.
 	Master int
 	Up     bool
+	// NoNeighbours says that nobody on the link is asked for, nor asks for, an
+	// Ethernet address, so that its addresses take part in no multicast group.
+	NoNeighbours bool
 	// Namespace is where the link is made. nil: where the Conn is.
 	Namespace *Namespace
 	// Queues is the number of queues in each direction. Each costs time, and
@@ -47,20 +50,28 @@ type VXLAN struct {
 }
 
 // linkMessage begins a request about a link with its fixed part.
-func (b *Batch) linkMessage(typ, flags uint16, op string, subject any, index int, up bool) {
+func (b *Batch) linkMessage(typ, flags uint16, op string, subject any, index int, set uint32) {
 	b.begin(typ, flags, op, subject)
-	b.ifinfo(index, up)
+	b.ifinfo(index, set)
 }
 
-func (b *Batch) ifinfo(index int, up bool) {
+func (b *Batch) ifinfo(index int, set uint32) {
 	b.u32(unix.AF_UNSPEC) // family, padding, type
 	b.u32(uint32(index))
-	var flags uint32
-	if up {
-		flags = unix.IFF_UP
+	b.u32(set)
+	b.u32(set) // which flags change
+}
+
+// flags are the device flags that l sets.
+func (l LinkConfig) flags() uint32 {
+	var set uint32
+	if l.Up {
+		set |= unix.IFF_UP
 	}
-	b.u32(flags)
-	b.u32(flags) // which flags change
+	if l.NoNeighbours {
+		set |= unix.IFF_NOARP
+	}
+	return set
 }
 
 func (b *Batch) linkAttributes(l LinkConfig) {
@@ -89,7 +100,7 @@ func (b *Batch) linkAttributes(l LinkConfig) {
 }
 
 func (b *Batch) addLink(l LinkConfig, kind string, data func()) {
-	b.linkMessage(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add "+kind, l.Name, l.Index, l.Up)
+	b.linkMessage(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add "+kind, l.Name, l.Index, l.flags())
 	b.linkAttributes(l)
 	info := b.nest(unix.IFLA_LINKINFO)
 	b.attrString(unix.IFLA_INFO_KIND, kind)
@@ -131,7 +142,7 @@ func (b *Batch) AddVXLAN(l LinkConfig, v VXLAN) {
 func (b *Batch) AddVeth(l, peer LinkConfig) {
 	b.addLink(l, "veth", func() {
 		p := b.nest(vethInfoPeer)
-		b.ifinfo(peer.Index, peer.Up)
+		b.ifinfo(peer.Index, peer.flags())
 		b.linkAttributes(peer)
 		b.close(p)
 	})
@@ -143,14 +154,14 @@ func (b *Batch) AddDummy(l LinkConfig) { b.addLink(l, "dummy", nil) }
 // SetLink changes what l sets of the link with that index: moves it to
 // l.Namespace, renames it (which needs it down), and so on.
 func (b *Batch) SetLink(index int, l LinkConfig) {
-	b.linkMessage(unix.RTM_SETLINK, 0, "change link", fmt.Sprint("number ", index), index, l.Up)
+	b.linkMessage(unix.RTM_SETLINK, 0, "change link", fmt.Sprint("number ", index), index, l.flags())
 	b.linkAttributes(l)
 	b.end()
 }
 
 // SetLinkNamed is SetLink for a link that is known by its name, l.Name.
 func (b *Batch) SetLinkNamed(l LinkConfig) {
-	b.linkMessage(unix.RTM_SETLINK, 0, "change link", l.Name, 0, l.Up)
+	b.linkMessage(unix.RTM_SETLINK, 0, "change link", l.Name, 0, l.flags())
 	b.linkAttributes(l)
 	b.end()
 }
@@ -160,7 +171,7 @@ func (b *Batch) SetLinkNamed(l LinkConfig) {
 // sends, or what its bridge would let through. (Since Linux 6.9. Before, there
 // is no way to make it.)
 func (b *Batch) AwaitCarrier(name string) {
-	b.linkMessage(unix.RTM_GETLINK, 0, "await carrier of", name, 0, false)
+	b.linkMessage(unix.RTM_GETLINK, 0, "await carrier of", name, 0, 0)
 	b.attr32(unix.IFLA_EXT_MASK, filterSkipStats)
 	b.attrString(unix.IFLA_IFNAME, name)
 	b.end()
@@ -169,7 +180,7 @@ func (b *Batch) AwaitCarrier(name string) {
 
 // DeleteLink deletes the link with that name, and its peer if it is a veth.
 func (b *Batch) DeleteLink(name string) {
-	b.linkMessage(unix.RTM_DELLINK, 0, "delete link", name, 0, false)
+	b.linkMessage(unix.RTM_DELLINK, 0, "delete link", name, 0, 0)
 	b.attrString(unix.IFLA_IFNAME, name)
 	b.end()
 	b.lenient()
@@ -181,7 +192,7 @@ func (b *Batch) DeleteGroup(group uint32) {
 	if group == 0 {
 		return
 	}
-	b.linkMessage(unix.RTM_DELLINK, 0, "delete links of group", group, 0, false)
+	b.linkMessage(unix.RTM_DELLINK, 0, "delete links of group", group, 0, 0)
 	b.attr32(unix.IFLA_GROUP, group)
 	b.end()
 	b.lenient()
@@ -202,7 +213,7 @@ type Link struct {
 // Links returns all links of the namespace.
 func (c *Conn) Links() ([]Link, error) {
 	var b Batch
-	b.linkMessage(unix.RTM_GETLINK, unix.NLM_F_DUMP, "list links", "", 0, false)
+	b.linkMessage(unix.RTM_GETLINK, unix.NLM_F_DUMP, "list links", "", 0, 0)
 	b.attr32(unix.IFLA_EXT_MASK, filterSkipStats)
 	b.end()
 	var links []Link
@@ -217,7 +228,7 @@ func (c *Conn) Links() ([]Link, error) {
 // Link returns the link with that name, or ErrNotFound, wrapped.
 func (c *Conn) Link(name string) (Link, error) {
 	var b Batch
-	b.linkMessage(unix.RTM_GETLINK, 0, "find link", name, 0, false)
+	b.linkMessage(unix.RTM_GETLINK, 0, "find link", name, 0, 0)
 	b.attr32(unix.IFLA_EXT_MASK, filterSkipStats)
 	b.attrString(unix.IFLA_IFNAME, name)
 	b.end()
