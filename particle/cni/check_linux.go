@@ -141,13 +141,17 @@ func (o observed) checkEndpoint(nw *particle.Network, ep particle.Endpoint, befo
 		switch spec.Design {
 		case particle.Consolidated:
 			address.Prefix = netip.PrefixFrom(f.address.Addr(), f.address.Addr().BitLen())
+			if address.Prefix.Addr().Is6() {
+				loopback, _ := o.link("lo")
+				address.Link = loopback.Index
+			}
 		case particle.AnyIP:
 			node := particle.GatewayAddr(f.node)
 			address.Prefix = netip.PrefixFrom(node, node.BitLen())
 			route = rtnl.Route{To: f.node, Local: true}
 		}
 		if !slices.Contains(o.addresses, address) {
-			return differs("address %s is missing on %s", address.Prefix, args.IfName)
+			return differs("address %s is missing in %s", address.Prefix, args.Netns)
 		}
 		if spec.Design != particle.Consolidated && !slices.ContainsFunc(o.routes, func(r rtnl.Route) bool {
 			return r.To == route.To && r.Local == route.Local && (r.Local || r.Link == route.Link)
