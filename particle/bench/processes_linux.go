@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -39,8 +40,10 @@ const (
 	burstTime = 15 * time.Minute
 )
 
-// greet is what each process does: it connects, says its number, and stays.
-const greet = `exec 3<>"/dev/tcp/$1/$2" && echo "$3" >&3 && read -r _ <&3`
+// greet is what each process does: it connects, says its number, and stays. A
+// thousand that ask at once for an Ethernet address, as with a namespace each,
+// do not all get an answer in time, and try again.
+const greet = `until { exec 3<>"/dev/tcp/$1/$2"; } 2>/dev/null; do :; done; echo "$3" >&3 && read -r _ <&3`
 
 // Processes starts count processes on the first node, each in pid, mount, IPC
 // and UTS namespaces and a control group of its own, at an endpoint of its own.
@@ -103,13 +106,13 @@ func (c *Cluster) Processes(ctx context.Context, design particle.Design, count i
 			places = append(places, target)
 		}
 	}
-	b := &burst{places: places, groups: groups, target: target.Address}
-	defer func() { err = errors.Join(err, b.end()) }()
+	b := &burst{places: places, groups: groups, target: target.Address, ended: make(chan error, count)}
+	defer b.end()
 	if err := b.start(ctx); err != nil {
 		return p, err
 	}
-	if err := server.await(ctx, places); err != nil {
-		return p, errors.Join(err, b.complaint())
+	if err := server.await(ctx, places, b.ended); err != nil {
+		return p, err
 	}
 	p.Total = time.Since(start)
 	return p, nil
@@ -187,6 +190,9 @@ type burst struct {
 	groups *groups
 	target netip.Addr
 	all    []*exec.Cmd
+	// running are those that wait for them.
+	running sync.WaitGroup
+	ended   chan error // of processes, each once
 }
 
 func (b *burst) start(ctx context.Context) error {
@@ -247,36 +253,18 @@ func (b *burst) startOne(i int) error {
 		return fmt.Errorf("start process %d: %w", i, err)
 	}
 	b.all[i] = cmd
+	b.running.Go(func() { b.ended <- cmd.Wait() })
 	return nil
 }
 
-// complaint says that processes have ended that should not have.
-func (b *burst) complaint() error {
-	ended := 0
-	for _, cmd := range b.all {
-		if cmd != nil && cmd.Process.Signal(syscall.Signal(0)) != nil {
-			ended++
-		}
-	}
-	if ended == 0 {
-		return nil
-	}
-	return fmt.Errorf("%d of %d processes could not connect", ended, len(b.all))
-}
-
 // end kills the processes and waits for them.
-func (b *burst) end() error {
+func (b *burst) end() {
 	for _, cmd := range b.all {
 		if cmd != nil {
 			_ = cmd.Process.Kill() // it may have ended
 		}
 	}
-	for _, cmd := range b.all {
-		if cmd != nil {
-			_ = cmd.Wait() // killed
-		}
-	}
-	return nil
+	b.running.Wait()
 }
 
 // greeter is the server to which the processes say who they are.
@@ -325,8 +313,8 @@ func (g *greeter) serve() {
 	}
 }
 
-// await returns when all have spoken, each from its place.
-func (g *greeter) await(ctx context.Context, places []particle.Endpoint) error {
+// await returns when all have spoken, each from its place. None may end.
+func (g *greeter) await(ctx context.Context, places []particle.Endpoint, ended <-chan error) error {
 	seen := make([]bool, len(places))
 	for n := range places {
 		select {
@@ -341,6 +329,8 @@ func (g *greeter) await(ctx context.Context, places []particle.Endpoint) error {
 				return fmt.Errorf("process %d shows %s instead of %s", h.number, h.from, places[h.number].Address)
 			}
 			seen[h.number] = true
+		case err := <-ended:
+			return fmt.Errorf("%d of %d processes have spoken, and one ended: %w", n, len(places), err)
 		case <-ctx.Done():
 			return fmt.Errorf("%d of %d processes have spoken: %w", n, len(places), ctx.Err())
 		}
