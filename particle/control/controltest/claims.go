@@ -31,7 +31,7 @@ func RunClaims(t *testing.T, open Open, opts Options) {
 		{"a length that is none is refused", s.testClaimRefused},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			leakFree(t)
+			leakFree(t, opts)
 			test.run(t)
 		})
 	}
