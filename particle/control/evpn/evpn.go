@@ -109,6 +109,8 @@ type Speaker struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	table  *table
+	// resender sends again what the BGP server may have lost.
+	resender *resender
 	// announcing is held while routes of this node are changed.
 	announcing sync.Mutex
 	members    map[memberKey]particle.Member
@@ -150,11 +152,12 @@ func Open(ctx context.Context, cfg Config) (*Speaker, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.table = newTable(cfg)
+	s.table, s.resender = newTable(cfg), newResender()
 	s.bgp = server.NewBgpServer(server.LoggerOption(slog.New(warnings{s.log.Handler()}), new(slog.LevelVar)))
 	go s.bgp.Serve() // until Stop, which waits for it
 	if err := s.start(ctx); err != nil {
 		s.cancel(ErrClosed)
+		s.resender.close()
 		s.bgp.Stop()
 		s.table.close()
 		return nil, fmt.Errorf("open BGP speaker: %w", err)
@@ -208,7 +211,10 @@ func (s *Speaker) start(ctx context.Context) error {
 		return err
 	}
 	err := s.bgp.WatchEvent(s.ctx, server.WatchEventMessageCallbacks{
-		OnBestPath: func(paths []*apiutil.Path, _ time.Time) { s.table.update(paths) },
+		OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
+			s.resender.note(paths)
+			s.table.update(paths)
+		},
 		OnPathEor: func(p *apiutil.Path, _ time.Time) {
 			if p.Family == bgp.RF_EVPN {
 				s.table.complete(p.PeerAddress)
@@ -280,6 +286,7 @@ func (s *Speaker) session(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 	case state.SessionState == bgp.BGP_FSM_ESTABLISHED:
 		s.log.Info("BGP session established", "neighbour", state.NeighborAddress, "asn", state.PeerASN)
 		s.table.established(state.NeighborAddress)
+		s.resender.established(s, state.NeighborAddress)
 	case state.DisconnectReason != api.PeerState_DISCONNECT_REASON_UNSPECIFIED:
 		s.log.Info("no BGP session", "neighbour", state.NeighborAddress, "reason", state.DisconnectMessage)
 	}
@@ -289,12 +296,14 @@ func (s *Speaker) session(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 // announced is in the package's description.
 func (s *Speaker) Close() error {
 	s.announcing.Lock()
-	defer s.announcing.Unlock()
-	if s.closed {
+	closed := s.closed
+	s.closed = true
+	s.announcing.Unlock()
+	if closed {
 		return nil
 	}
-	s.closed = true
 	s.cancel(ErrClosed)
+	s.resender.close()
 	// First the sessions, without a word to those who then wait for a restart.
 	if err := s.bgp.StopBgp(context.Background(), &api.StopBgpRequest{AllowGracefulRestart: true}); err != nil {
 		s.log.Warn("stop the BGP server", "error", err)

@@ -145,7 +145,7 @@ func decode(p *apiutil.Path) (route, bool) {
 	}
 	var r route
 	var tunnel *bgp.PathAttributePmsiTunnel
-	vxlan := true
+	vxlan, imported := true, false
 	for _, a := range p.Attrs {
 		switch a := a.(type) {
 		case *bgp.PathAttributeMpReachNLRI:
@@ -160,10 +160,12 @@ func decode(p *apiutil.Path) (route, bool) {
 				case *bgp.RouterMacExtended:
 					r.gateway = mac(c.Mac)
 				}
+				_, sub := c.GetTypes()
+				imported = imported || sub == bgp.EC_SUBTYPE_ROUTE_TARGET
 			}
 		}
 	}
-	if !vxlan || !r.vtep.IsValid() || r.vtep.IsUnspecified() {
+	if !vxlan || !imported || !r.vtep.IsValid() || r.vtep.IsUnspecified() {
 		return route{}, false
 	}
 	switch data := nlri.RouteTypeData.(type) {
