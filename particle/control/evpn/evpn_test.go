@@ -62,7 +62,8 @@ func reflected(t testing.TB, nodes int) []particle.ControlPlane {
 	port := freePort(t, hub)
 	var all []particle.ControlPlane
 	for i := range nodes {
-		cfg := evpn.Config{RouterID: routerID(i), ListenAddress: loopback(i)}
+		// A hundred speakers in one process may keep each other waiting.
+		cfg := evpn.Config{RouterID: routerID(i), ListenAddress: loopback(i), HoldTime: time.Minute}
 		if i == 0 {
 			cfg.ListenPort = port
 			cfg.Clients = []netip.Prefix{netip.PrefixFrom(hub, 24).Masked()}

@@ -1,7 +1,6 @@
 package evpn
 
 import (
-	"context"
 	"net/netip"
 	"sync"
 	"time"
@@ -12,14 +11,17 @@ import (
 )
 
 const (
-	// resendAfter is how long after a session has come up its neighbour is told
-	// again.
-	resendAfter = time.Second
-	// resendWindow is for how long a change counts as one that a session which
-	// comes up may have missed: the time from when the BGP server reads its
-	// table for a neighbour until it says that the session is there, and
-	// resendAfter.
-	resendWindow = 10 * time.Second
+	// resendAfter is how long after the last session has come up neighbours are
+	// told again, and resendLatest how long after the first.
+	resendAfter  = time.Second
+	resendLatest = 10 * time.Second
+	// resendWindow is for how long before a session comes up a change counts as
+	// one that it may have missed: longer than the BGP server takes from when
+	// it reads its table for a neighbour until it says that the session is there.
+	resendWindow = 5 * time.Second
+	// resendPause keeps the BGP server, which stands still while it reads its
+	// table, from doing nothing else when many sessions have come up.
+	resendPause = 10 * time.Millisecond
 )
 
 // resender makes up for what the BGP server loses. When a session comes up, it
@@ -30,15 +32,18 @@ const (
 // there. A route reflector with a hundred clients that start at once lost one
 // or more in most runs.
 //
-// So the routes that have changed at about that time are sent once more: what
-// is in the table by a soft reset, and what is not by the only way there is to
-// make the server withdraw a route that it no longer has, which is to add and
-// delete it. Meanwhile it is a route without a route target, which nobody
-// imports.
+// So a neighbour is told once more when routes have changed at about the time
+// that its session came up: what is in the table by a soft reset, and what is
+// not by the only way there is to make the server withdraw a route that it no
+// longer has, which is to add and delete it. Meanwhile it is a route without a
+// route target, which nobody imports.
 type resender struct {
 	mu      sync.Mutex
 	changes map[string]change // by route
-	timers  map[netip.Addr]*time.Timer
+	pruned  time.Time
+	due     map[netip.Addr]time.Time // by neighbour: when its session came up
+	first   time.Time                // of due
+	timer   *time.Timer              // runs while there is something due
 	closed  bool
 	running sync.WaitGroup
 }
@@ -51,7 +56,7 @@ type change struct {
 }
 
 func newResender() *resender {
-	return &resender{changes: map[string]change{}, timers: map[netip.Addr]*time.Timer{}}
+	return &resender{changes: map[string]change{}, due: map[netip.Addr]time.Time{}}
 }
 
 // note remembers changes of the table for a while.
@@ -59,9 +64,12 @@ func (r *resender) note(paths []*apiutil.Path) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	for key, c := range r.changes {
-		if now.Sub(c.at) > resendWindow {
-			delete(r.changes, key)
+	if now.Sub(r.pruned) > time.Second && len(r.due) == 0 {
+		r.pruned = now
+		for key, c := range r.changes {
+			if now.Sub(c.at) > resendWindow {
+				delete(r.changes, key)
+			}
 		}
 	}
 	for _, p := range paths {
@@ -78,70 +86,90 @@ func (r *resender) established(s *Speaker, neighbor netip.Addr) {
 	if r.closed {
 		return
 	}
-	if timer := r.timers[neighbor]; timer != nil && timer.Stop() {
+	now := time.Now()
+	if len(r.due) == 0 {
+		r.first = now
+	}
+	r.due[neighbor] = now
+	if r.timer != nil {
+		if now.Sub(r.first) > resendLatest-resendAfter || !r.timer.Stop() {
+			return // it runs out soon, or has just done so and finds this
+		}
 		r.running.Done()
 	}
 	r.running.Add(1)
-	r.timers[neighbor] = time.AfterFunc(resendAfter, func() {
+	r.timer = time.AfterFunc(resendAfter, func() {
 		defer r.running.Done()
-		s.resend(neighbor)
+		r.resend(s)
 	})
-}
-
-// missed returns whether a route of the table was added or changed lately, and
-// those that were withdrawn.
-func (r *resender) missed() (changed bool, gone []bgp.NLRI) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	for _, c := range r.changes {
-		switch {
-		case now.Sub(c.at) > resendWindow:
-		case c.gone:
-			gone = append(gone, c.nlri)
-		default:
-			changed = true
-		}
-	}
-	return changed, gone
 }
 
 // close waits for what is being sent.
 func (r *resender) close() {
 	r.mu.Lock()
 	r.closed = true
-	for _, timer := range r.timers {
-		if timer.Stop() {
-			r.running.Done()
-		}
+	if r.timer != nil && r.timer.Stop() {
+		r.running.Done()
 	}
 	r.mu.Unlock()
 	r.running.Wait()
 }
 
-// resend tells a neighbour what it may have missed.
-func (s *Speaker) resend(neighbor netip.Addr) {
-	changed, gone := s.resender.missed()
-	if changed {
+// resend tells the neighbours that are due what they may have missed.
+func (r *resender) resend(s *Speaker) {
+	r.mu.Lock()
+	due := r.due
+	r.due, r.timer = map[netip.Addr]time.Time{}, nil
+	again, gone := r.missed(due)
+	r.mu.Unlock()
+	for _, neighbor := range again {
 		if err := s.bgp.ResetPeer(s.ctx, &api.ResetPeerRequest{
 			Address: neighbor.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT,
 		}); err != nil && s.ctx.Err() == nil {
 			// The session has ended again, and the next one brings all.
 			s.log.Debug("cannot send the routes again", "neighbour", neighbor, "err", err)
 		}
+		if pause(s.ctx, s.ctx, resendPause) != nil {
+			return
+		}
 	}
 	for _, nlri := range gone {
-		if err := s.withdrawAgain(s.ctx, nlri); err != nil && s.ctx.Err() == nil {
+		if err := s.withdrawAgain(nlri); err != nil && s.ctx.Err() == nil {
 			s.log.Warn("cannot withdraw a route again", "route", nlri.String(), "err", err)
 		}
 	}
 }
 
+// missed returns the neighbours that may have missed a route of the table, and
+// routes whose withdrawal one may have missed.
+func (r *resender) missed(due map[netip.Addr]time.Time) (again []netip.Addr, gone []bgp.NLRI) {
+	var first, lastChange time.Time
+	for _, c := range r.changes {
+		if !c.gone && c.at.After(lastChange) {
+			lastChange = c.at
+		}
+	}
+	for neighbor, up := range due {
+		if first.IsZero() || up.Before(first) {
+			first = up
+		}
+		if lastChange.After(up.Add(-resendWindow)) {
+			again = append(again, neighbor)
+		}
+	}
+	for _, c := range r.changes {
+		if c.gone && c.at.After(first.Add(-resendWindow)) {
+			gone = append(gone, c.nlri)
+		}
+	}
+	return again, gone
+}
+
 // withdrawAgain makes the BGP server tell all neighbours that a route is gone.
-func (s *Speaker) withdrawAgain(ctx context.Context, nlri bgp.NLRI) error {
+func (s *Speaker) withdrawAgain(nlri bgp.NLRI) error {
 	s.announcing.Lock()
 	defer s.announcing.Unlock()
-	if _, own := s.origin[nlri.String()]; own || ctx.Err() != nil {
+	if _, own := s.origin[nlri.String()]; own || s.ctx.Err() != nil {
 		return nil // it is there again
 	}
 	reach, err := bgp.NewPathAttributeMpReachNLRI(bgp.RF_EVPN, []bgp.PathNLRI{{NLRI: nlri}}, s.cfg.RouterID)
