@@ -224,9 +224,9 @@ func (l *lab) exists(name string) string {
 }
 
 // startAgent runs the node's agent, which begins a session with FRR.
-func (l *lab) startAgent() {
+func (l *lab) startAgent(frrASN uint32) {
 	text, err := json.Marshal(agent{Node: l.cfg, Speak: evpn.Config{
-		ASN: asn, RouterID: nodeVTEP, Neighbors: []evpn.Neighbor{{Address: frrVTEP}},
+		ASN: asn, RouterID: nodeVTEP, Neighbors: []evpn.Neighbor{{Address: frrVTEP, ASN: frrASN}},
 	}})
 	if err != nil {
 		l.Fatal(err)

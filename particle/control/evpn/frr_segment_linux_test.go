@@ -10,9 +10,11 @@ import (
 	"github.com/volley-run/volley/particle"
 )
 
-const frrConf = `router bgp 64512
+// frrConf has FRR's autonomous system and what it advertises besides.
+const frrConf = `router bgp %d
  bgp router-id 192.0.2.2
  no bgp default ipv4-unicast
+ no bgp ebgp-requires-policy
  neighbor 192.0.2.1 remote-as 64512
  neighbor 192.0.2.1 timers connect 1
  address-family ipv4 unicast
@@ -43,6 +45,12 @@ func (l *lab) bridge(vni int) (vxlan, bridge string) {
 }
 
 func TestAHostOnASegmentOfFRRAndEndpointsReachEachOther(t *testing.T) {
+	for name, frrASN := range map[string]uint32{"in the same autonomous system": asn, "in another autonomous system": asn + 1} {
+		t.Run(name, func(t *testing.T) { testSegment(t, frrASN) })
+	}
+}
+
+func testSegment(t *testing.T, frrASN uint32) {
 	const vni = 7001
 	l := newLab(t)
 	vxlan, bridge := l.bridge(vni)
@@ -51,8 +59,8 @@ func TestAHostOnASegmentOfFRRAndEndpointsReachEachOther(t *testing.T) {
 	l.ip("-n", l.inHost, "addr", "add", "10.77.200.10/16", "dev", "eth0")
 	l.ip("-n", l.inHost, "route", "add", "10.77.1.0/24", "via", "10.77.1.1")
 	nw := l.up(vni)
-	l.startFRR("", fmt.Sprintf(frrConf, ""))
-	l.startAgent()
+	l.startFRR("", fmt.Sprintf(frrConf, frrASN, ""))
+	l.startAgent(frrASN)
 	// A packet of the host's makes it known to the router.
 	l.within(l.inHost, func() error {
 		c, err := net.DialTimeout("udp", "10.77.200.1:9", time.Second)
@@ -97,4 +105,38 @@ func TestAHostOnASegmentOfFRRAndEndpointsReachEachOther(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+func TestFRRAndANodeRouteEachOthersPrefixes(t *testing.T) {
+	const vni = 7002
+	l := newLab(t)
+	l.bridge(vni)
+	l.run("nsenter", "--net=/run/netns/"+l.inRouter, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	l.ip("-n", l.inRouter, "addr", "add", "10.77.201.1/24", "dev", "host")
+	l.ip("-n", l.inHost, "addr", "add", "10.77.201.10/24", "dev", "eth0")
+	l.ip("-n", l.inHost, "route", "add", "default", "via", "10.77.201.1")
+	nw := l.up(vni)
+	// The VNI is that of the default VRF, which needs no VRF of the kernel's.
+	stop := l.startFRR(fmt.Sprintf("vni %d\n", vni), fmt.Sprintf(frrConf, asn, "advertise ipv4 unicast"))
+	l.startAgent(asn)
+	l.awaitPeers(nw, particle.Peer{Underlay: frrVTEP, Prefix: netip.MustParsePrefix("10.77.201.0/24"), MAC: routerMAC})
+	l.await("the node's prefix in the kernel's routing table", func() string {
+		return shows(l.run("ip", "-n", l.inRouter, "route", "show", "10.77.1.0/24"), "via 192.0.2.1", "proto bgp")
+	})
+
+	endpoint, err := nw.Endpoint(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inHost := "/run/netns/" + l.inHost
+	if err := exchange(inHost, endpoint.Namespace, endpoint.Address); err != nil {
+		t.Errorf("from the host to the endpoint: %v", err)
+	}
+	if err := exchange(endpoint.Namespace, inHost, netip.MustParseAddr("10.77.201.10")); err != nil {
+		t.Errorf("from the endpoint to the host: %v", err)
+	}
+
+	// What FRR has told is forgotten with it.
+	stop()
+	l.awaitPeers(nw)
 }
