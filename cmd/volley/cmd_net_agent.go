@@ -54,35 +54,41 @@ func (o *netControl) open(ctx context.Context) (_ *kvstore.Store, closeAll func(
 
 func newNetAgentCommand() *cobra.Command {
 	var o netNode
-	var control netControl
+	var control agentControl
 	var logs logOptions
 	cmd := &cobra.Command{
-		Use:   "agent --nats URL",
+		Use:   "agent {--nats URL | --control evpn --bgp-as N --bgp-router-id ADDRESS --bgp-neighbor ADDRESS}",
 		Short: "Tell other nodes of this node's networks, and hear of theirs",
 		Long: `Announce the networks that are declared on this node with an underlay, and give
 them the peers that other nodes' agents announce, until Ctrl-C. Networks may
 come and go meanwhile; they stay as they are when the agent ends.
 
+Nodes hear of each other by a NATS server, or by BGP EVPN: then their neighbours
+are a route reflector, which may be another agent (--bgp-clients), routers such
+as FRR, or each other. Parts of a prefix are claimed by NATS only.
+
 Exit statuses: 0 after Ctrl-C, 1 it cannot run, 2 wrong usage, 6 no NATS server
 answers.`,
-		Example: "  volley net agent --nats nats://192.0.2.1:4222 --token-file nats-token",
-		Args:    cobra.NoArgs,
+		Example: `  volley net agent --nats nats://192.0.2.1:4222 --token-file nats-token
+  volley net agent --control evpn --bgp-as 64512 --bgp-router-id 192.0.2.1 \
+      --bgp-neighbor 192.0.2.254`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(control.urls) == 0 {
-				return usagef("--nats is missing: the NATS server by which the nodes hear of each other")
+			if err := control.check(cmd); err != nil {
+				return err
 			}
 			log, err := logs.open(cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			return o.use(func(node *particle.Node) (err error) {
-				store, closeAll, err := control.open(cmd.Context())
+				plane, by, closeAll, err := control.open(cmd.Context(), log)
 				if err != nil {
 					return err
 				}
 				defer func() { err = errors.Join(err, closeAll()) }()
-				fmt.Fprintf(cmd.OutOrStdout(), "The networks of this node are announced by %s (Ctrl-C ends)\n", strings.Join(control.urls, ", "))
-				if err := node.Follow(cmd.Context(), store, log); err != nil && cmd.Context().Err() == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "The networks of this node are announced by %s (Ctrl-C ends)\n", by)
+				if err := node.Follow(cmd.Context(), plane, log); err != nil && cmd.Context().Err() == nil {
 					return err
 				}
 				return nil
@@ -113,7 +119,7 @@ func (o *claimOptions) claim(ctx context.Context, spec particle.Spec, node strin
 		return spec, nil
 	}
 	if len(o.urls) == 0 {
-		return spec, usagef("--claim needs --nats, the server that knows who has which part")
+		return spec, usagef("--claim needs --nats, the server that knows who has which part; with EVPN nobody does, so give this node's with --node-prefix")
 	}
 	if !spec.Underlay.Address.IsValid() {
 		return spec, usagef("--claim needs --underlay, this node's address for the others")

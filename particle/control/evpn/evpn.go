@@ -47,6 +47,8 @@ const (
 	// retrySeconds is the pause before a lost session is tried again.
 	retrySeconds = 2
 	clientGroup  = "clients"
+	// maxPassword is TCP_MD5SIG_MAXKEYLEN.
+	maxPassword = 80
 )
 
 // ErrClosed is returned by the methods of a Speaker that was closed.
@@ -60,8 +62,9 @@ type Config struct {
 	// RouterID is an IPv4 address that no other speaker of the system has as
 	// its own. It need not be reachable.
 	RouterID netip.Addr
-	// ListenAddress is where the sessions of this node begin and end. Invalid:
-	// any address of the node.
+	// ListenAddress is where this node listens, and where its sessions with
+	// others begin. Invalid: any address of the node. A loopback address is only
+	// for sessions within the machine; others begin anywhere then.
 	ListenAddress netip.Addr
 	// ListenPort is the TCP port for sessions that others begin; BGP's is
 	// DefaultPort. 0: this node does not listen, but begins all of its sessions.
@@ -94,10 +97,13 @@ type Neighbor struct {
 	ASN uint32
 	// Port is where it listens. 0: DefaultPort.
 	Port int
-	// Password is that of TCP MD5 signatures (RFC 2385). Empty: none.
+	// Password is that of TCP MD5 signatures (RFC 2385), at most 80 bytes.
+	// Empty: none.
 	Password string
 	// Client is whether this node is a route reflector for it.
 	Client bool
+	// Passive is whether to wait for it to begin the session. Needs a ListenPort.
+	Passive bool
 }
 
 // Speaker is a particle.ControlPlane. Its methods may be called concurrently.
@@ -193,6 +199,10 @@ func (c Config) check() error {
 			return fmt.Errorf("neighbour %s: port %d is none", n.Address, n.Port)
 		case n.Client && n.ASN != 0 && n.ASN != c.ASN:
 			return fmt.Errorf("neighbour %s is a route reflector client, but of another autonomous system", n.Address)
+		case n.Passive && c.ListenPort == 0:
+			return fmt.Errorf("neighbour %s is passive, but this node does not listen", n.Address)
+		case len(n.Password) > maxPassword:
+			return fmt.Errorf("neighbour %s: the password has more than %d bytes", n.Address, maxPassword)
 		}
 	}
 	return nil
@@ -263,7 +273,8 @@ func (s *Speaker) neighbor(n Neighbor) *api.Peer {
 			Config: &api.AfiSafiConfig{Family: &api.Family{Afi: api.Family_AFI_L2VPN, Safi: api.Family_SAFI_EVPN}, Enabled: true},
 		}},
 	}
-	if s.cfg.ListenAddress.IsValid() {
+	p.Transport.PassiveMode = n.Passive
+	if own := s.cfg.ListenAddress; own.IsValid() && (!own.IsLoopback() || n.Address.IsLoopback() || !n.Address.IsValid()) {
 		p.Transport.LocalAddress = s.cfg.ListenAddress.String()
 	}
 	if n.Client {
