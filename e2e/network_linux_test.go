@@ -207,12 +207,44 @@ func onNode(node string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + node, volley}, args...)...)
 }
 
+// agents is how two nodes' agents, and `net up` and `net down` there, are told
+// of a control plane.
+type agents struct{ agent, up, down [2][]string }
+
 func TestNodesHearOfEachOtherByTheirAgents(t *testing.T) {
+	testAgents(t, func(start func(node int, ready string, args ...string)) (a agents) {
+		data := t.TempDir()
+		start(0, "(Ctrl-C ends)", "nats", "--data", data, "--listen", "192.0.2.1:4222")
+		nats := []string{"--nats", "nats://192.0.2.1:4222", "--token-file", filepath.Join(data, "nats-token")}
+		for i := range 2 {
+			a.agent[i], a.up[i], a.down[i] = nats, append([]string{"--claim", "24"}, nats...), nats
+		}
+		return a
+	})
+}
+
+func TestNodesHearOfEachOtherByBGP(t *testing.T) {
+	testAgents(t, func(func(int, string, ...string)) (a agents) {
+		password := filepath.Join(t.TempDir(), "password")
+		if err := os.WriteFile(password, []byte("between agents\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for i, more := range []string{
+			"--bgp-router-id 192.0.2.1 --bgp-listen 192.0.2.1:1179 --bgp-neighbor 192.0.2.2,client,passive,password-file=",
+			"--bgp-router-id 192.0.2.2 --bgp-neighbor 192.0.2.1:1179,password-file=",
+		} {
+			a.agent[i] = strings.Fields("--control evpn --bgp-as 64512 " + more + password)
+			a.up[i] = []string{"--node-prefix", fmt.Sprintf("10.96.%d.0/24", i)}
+		}
+		return a
+	})
+}
+
+func testAgents(t *testing.T, setup func(start func(node int, ready string, args ...string)) agents) {
 	testenv.Need(t, testenv.CgroupBPF, testenv.Python3)
 	nodes := [2]string{}
 	nodes[0], nodes[1] = netNodes(t)
 	states := [2]string{t.TempDir(), t.TempDir()}
-	data := t.TempDir()
 	run := func(i int, args ...string) string {
 		t.Helper()
 		out, err := onNode(nodes[i], append([]string{"net"}, args...)...).CombinedOutput()
@@ -221,8 +253,9 @@ func TestNodesHearOfEachOtherByTheirAgents(t *testing.T) {
 		}
 		return string(out)
 	}
-	start := func(cmd *exec.Cmd, ready string) {
+	start := func(node int, ready string, args ...string) {
 		t.Helper()
+		cmd := onNode(nodes[node], args...)
 		out := &syncBuffer{}
 		cmd.Stdout, cmd.Stderr = out, out
 		if err := cmd.Start(); err != nil {
@@ -237,22 +270,21 @@ func TestNodesHearOfEachOtherByTheirAgents(t *testing.T) {
 		})
 		eventually(t, cmd.Args[len(cmd.Args)-1]+" to be ready", func() bool { return strings.Contains(out.String(), ready) })
 	}
-	start(onNode(nodes[0], "nats", "--data", data, "--listen", "192.0.2.1:4222"), "(Ctrl-C ends)")
-	nats := []string{"--nats", "nats://192.0.2.1:4222", "--token-file", filepath.Join(data, "nats-token")}
+	control := setup(start)
 	for i := range nodes {
-		start(onNode(nodes[i], append([]string{"net", "agent", "--state", states[i]}, nats...)...), "(Ctrl-C ends)")
+		start(i, "(Ctrl-C ends)", append([]string{"net", "agent", "--state", states[i]}, control.agent[i]...)...)
 	}
 	const name = "agents"
 	for i := range nodes {
 		t.Cleanup(func() {
-			for _, args := range [][]string{append([]string{"net", "down", name, "--force", "--state", states[i]}, nats...), {"net", "gc", "--state", states[i]}} {
+			for _, args := range [][]string{append([]string{"net", "down", name, "--force", "--state", states[i]}, control.down[i]...), {"net", "gc", "--state", states[i]}} {
 				if out, err := onNode(nodes[i], args...).CombinedOutput(); err != nil {
 					t.Errorf("volley %s: %v: %s", strings.Join(args, " "), err, out)
 				}
 			}
 		})
-		run(i, append([]string{"up", "--name", name, "--prefix", "10.96.0.0/16", "--claim", "24", "--endpoints", "10",
-			"--underlay", fmt.Sprintf("192.0.2.%d", 1+i), "--state", states[i]}, nats...)...)
+		run(i, append([]string{"up", "--name", name, "--prefix", "10.96.0.0/16", "--endpoints", "10",
+			"--underlay", fmt.Sprintf("192.0.2.%d", 1+i), "--state", states[i]}, control.up[i]...)...)
 	}
 	for i := range nodes {
 		eventually(t, "the nodes to know each other", func() bool { return strings.Contains(run(i, "show", name, "--state", states[i]), "peer") })
@@ -271,7 +303,7 @@ func TestNodesHearOfEachOtherByTheirAgents(t *testing.T) {
 	address := func(i, last int) string {
 		return fmt.Sprint(strings.TrimSuffix(shown[i].Spec.NodePrefix, "0/24"), last)
 	}
-	start(onNode(nodes[1], "net", "exec", "--state", states[1], name, "3", "--", "python3", "-c", `
+	start(1, "ready", "net", "exec", "--state", states[1], name, "3", "--", "python3", "-c", `
 import socket
 s = socket.create_server(("", 8080))
 print("ready", flush=True)
@@ -279,7 +311,7 @@ while True:
     c, peer = s.accept()
     c.sendall(peer[0].encode())
     c.close()
-`), "ready")
+`)
 	got := run(0, "exec", "--state", states[0], name, "4", "--", "python3", "-c",
 		"import socket, sys; print(socket.create_connection((sys.argv[1], 8080), 10).recv(100).decode())", address(1, 5))
 	if want := address(0, 6) + "\n"; got != want {
