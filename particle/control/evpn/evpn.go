@@ -83,8 +83,11 @@ type Config struct {
 	// when it has gone without a word, in whole seconds, at most 4095.
 	// 0: DefaultRestartTime. Negative: no graceful restart.
 	RestartTime time.Duration
-	// InitialWait is for how long Watch holds back its first call while
-	// neighbours have not told all that they know. 0: DefaultInitialWait.
+	// InitialWait is for how long, from when the first session has come up,
+	// Watch holds back its first call while other neighbours have not told all
+	// that they know; with Clients also from Open on. While there has never been
+	// a session with any of the Neighbors, Watch does not know and does not
+	// call. 0: DefaultInitialWait.
 	InitialWait time.Duration
 	// Log is told of sessions, and of what is wrong. Nil for silence.
 	Log *slog.Logger

@@ -67,6 +67,7 @@ func reflected(t testing.TB, nodes int) []particle.ControlPlane {
 		if i == 0 {
 			cfg.ListenPort = port
 			cfg.Clients = []netip.Prefix{netip.PrefixFrom(hub, 24).Masked()}
+			cfg.InitialWait = 100 * time.Millisecond
 		} else {
 			cfg.Neighbors = []evpn.Neighbor{{Address: hub, Port: port}}
 		}

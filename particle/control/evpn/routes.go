@@ -135,6 +135,8 @@ type route struct {
 	host    particle.Host // type 2 with an address
 	prefix  netip.Prefix  // type 5
 	gateway particle.MAC  // of prefix; nil if it is not said
+	// sequence is how often host has moved.
+	sequence uint32
 }
 
 // decode returns false for a path that is about nothing that VXLAN carries.
@@ -159,6 +161,8 @@ func decode(p *apiutil.Path) (route, bool) {
 					vxlan = c.TunnelType == bgp.TUNNEL_TYPE_VXLAN
 				case *bgp.RouterMacExtended:
 					r.gateway = mac(c.Mac)
+				case *bgp.MacMobilityExtended:
+					r.sequence = c.Sequence
 				}
 				_, sub := c.GetTypes()
 				imported = imported || sub == bgp.EC_SUBTYPE_ROUTE_TARGET

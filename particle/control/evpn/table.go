@@ -24,10 +24,12 @@ const (
 type table struct {
 	// known is closed when all neighbours have told what they know, or the
 	// time for that is over.
-	known chan struct{}
+	known       chan struct{}
+	initialWait time.Duration
 
 	mu     sync.Mutex
 	closed bool
+	begun  bool // a session has come up
 	// pending are the neighbours that have not told all they know.
 	pending map[netip.Addr]bool
 	timers  []*time.Timer
@@ -38,22 +40,20 @@ type table struct {
 
 func newTable(cfg Config) *table {
 	t := &table{
-		known: make(chan struct{}), pending: map[netip.Addr]bool{},
+		known: make(chan struct{}), initialWait: cfg.InitialWait, pending: map[netip.Addr]bool{},
 		vnis: map[string]uint32{}, routes: map[uint32]map[string]route{}, signals: map[uint32]map[chan struct{}]bool{},
 	}
 	for _, n := range cfg.Neighbors {
 		t.pending[n.Address.Unmap()] = true
 	}
+	if len(cfg.Clients) > 0 {
+		// Nobody knows who they are: they have this time to begin a session.
+		t.pending[netip.Addr{}] = true
+		t.after(cfg.InitialWait, func() { t.told(netip.Addr{}) })
+	}
 	if len(t.pending) == 0 {
 		close(t.known)
-		return t
 	}
-	t.after(cfg.InitialWait, func() {
-		if len(t.pending) > 0 {
-			clear(t.pending)
-			close(t.known)
-		}
-	})
 	return t
 }
 
@@ -81,6 +81,15 @@ func (t *table) close() {
 func (t *table) established(neighbor netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.begun {
+		t.begun = true
+		t.after(t.initialWait, func() {
+			if len(t.pending) > 0 {
+				clear(t.pending)
+				close(t.known)
+			}
+		})
+	}
 	if neighbor = neighbor.Unmap(); t.pending[neighbor] {
 		t.after(quiet, func() { t.told(neighbor) })
 	}
@@ -167,9 +176,21 @@ func (t *table) peers(vni uint32, self netip.Addr) []particle.Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	byVTEP := map[netip.Addr][]route{}
+	at := map[netip.Addr]route{} // by host's address
 	for _, r := range t.routes[vni] {
-		if r.vtep != self.Unmap() {
-			byVTEP[r.vtep] = append(byVTEP[r.vtep], r)
+		if r.vtep == self.Unmap() {
+			continue
+		}
+		byVTEP[r.vtep] = append(byVTEP[r.vtep], r)
+		if best, ok := at[r.host.Address]; !ok || r.supersedes(best) {
+			at[r.host.Address] = r
+		}
+	}
+	for vtep, routes := range byVTEP {
+		for i, r := range routes {
+			if at[r.host.Address].vtep != vtep {
+				routes[i].host = particle.Host{} // it has moved
+			}
 		}
 	}
 	peers := []particle.Peer{}
@@ -180,6 +201,12 @@ func (t *table) peers(vni uint32, self netip.Addr) []particle.Peer {
 		return cmp.Or(a.Underlay.Compare(b.Underlay), a.Prefix.Compare(b.Prefix), a.Prefix6.Compare(b.Prefix6))
 	})
 	return peers
+}
+
+// supersedes says whether a host is where r says, rather than other: the higher
+// sequence number counts, and then the lower address (RFC 7432, section 15.1).
+func (r route) supersedes(other route) bool {
+	return cmp.Or(cmp.Compare(r.sequence, other.sequence), other.vtep.Compare(r.vtep)) > 0
 }
 
 // merge makes the routes of one VTEP a peer; or several, when it has several
