@@ -54,7 +54,9 @@ round, and the figures are medians over the rounds.
                the kernel has finished as well
   --processes  starting that many processes, each in namespaces and a control
                group of its own, until each has spoken with a server on another
-               node from its own address (needs bash and cgroup eBPF)
+               node from its own address (needs bash and cgroup eBPF; while
+               baseline and direct run, the kernel's limit of neighbours,
+               net.ipv4.neigh.default.gc_thresh3, is raised)
   --pairs      TCP between that many endpoints of two nodes, with and without the
                address checks and with a namespace for each endpoint
   --nodes      as many nodes of 100 endpoints each, which hear of each other over

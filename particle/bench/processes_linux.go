@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -78,6 +81,13 @@ func (c *Cluster) Processes(ctx context.Context, design particle.Design, count i
 		return p, err
 	}
 	defer func() { err = errors.Join(err, groups.remove()) }()
+	if design != "" && !design.SharesNamespace() {
+		restore, err := roomForNeighbours()
+		if err != nil {
+			return p, err
+		}
+		defer func() { err = errors.Join(err, restore()) }()
+	}
 	server, err := newGreeter(target)
 	if err != nil {
 		return p, err
@@ -116,6 +126,35 @@ func (c *Cluster) Processes(ctx context.Context, design particle.Design, count i
 	}
 	p.Total = time.Since(start)
 	return p, nil
+}
+
+const (
+	neighbourLimit = "/proc/sys/net/ipv4/neigh/default/gc_thresh3"
+	// manyNeighbours is enough for two entries for each of the most processes.
+	manyNeighbours = 32 << 10
+)
+
+// roomForNeighbours raises the limit of the kernel's neighbour table, which all
+// namespaces share, until restore is called. Each endpoint with a namespace of
+// its own takes an entry on its node and one on the node that it speaks with,
+// and here the nodes have one kernel, which by default ends at 1,024. Where the
+// limit cannot be seen, in a container, nothing happens.
+func roomForNeighbours() (restore func() error, err error) {
+	text, err := os.ReadFile(neighbourLimit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", neighbourLimit, err)
+	}
+	if limit >= manyNeighbours {
+		return func() error { return nil }, nil
+	}
+	return func() error { return os.WriteFile(neighbourLimit, text, 0) }, os.WriteFile(neighbourLimit, []byte(strconv.Itoa(manyNeighbours)), 0)
 }
 
 // path is where the node's namespace is pinned.
