@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/volley-run/volley/internal/sys"
@@ -18,6 +19,9 @@ const (
 	// CgroupBPF is NetAdmin, a mounted cgroup v2 hierarchy in which groups can
 	// be made, and a kernel with BPF.
 	CgroupBPF Capability = "cgroupbpf"
+	// IOURing is Linux 6.11, whose io_uring binds sockets, with io_uring not
+	// switched off.
+	IOURing Capability = "iouring"
 )
 
 // probeNetAdmin makes one of each in a namespace that ends with the command.
@@ -49,6 +53,28 @@ func probeCgroupBPF() error {
 		return err
 	}
 	return os.Remove(dir)
+}
+
+func probeIOURing() error {
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return err
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("version of the kernel: %w", err)
+	}
+	if major < 6 || major == 6 && minor < 11 {
+		return fmt.Errorf("needs Linux 6.11, has %d.%d", major, minor)
+	}
+	disabled, err := os.ReadFile("/proc/sys/kernel/io_uring_disabled")
+	if err != nil {
+		return fmt.Errorf("the kernel has no io_uring: %w", err)
+	}
+	if value := strings.TrimSpace(string(disabled)); value == "2" {
+		return fmt.Errorf("kernel.io_uring_disabled is %s", value)
+	}
+	return nil
 }
 
 func cgroup2() (string, error) {

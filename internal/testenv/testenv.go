@@ -187,6 +187,8 @@ func probe(t testing.TB, c Capability) error {
 		return probeNetAdmin()
 	case CgroupBPF:
 		return probeCgroupBPF()
+	case IOURing:
+		return probeIOURing()
 	case SeccompNotify:
 		return probeSeccompNotify()
 	case Landlock:
