@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -131,6 +132,8 @@ func (n *testNode) leftovers(t testing.TB) (left []string) {
 		filepath.Join(DefaultNamespaceDir, "volley-"+n.cfg.Name+".*"),
 		n.vtepPath(),
 		filepath.Join(n.cfg.StateDir, "*", "*"),
+		// The names of pins are escaped.
+		"/sys/fs/bpf/volley-*" + strings.ReplaceAll(n.cfg.Name, "-", "-h") + "-n*",
 	} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {

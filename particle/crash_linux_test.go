@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(victimDone)
 	}
+	if namespace := os.Getenv(envServer); namespace != "" {
+		fmt.Fprintln(os.Stderr, serveAll(namespace))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
@@ -75,6 +79,15 @@ func (v victim) run() error {
 	}
 	if err := nw.Apply(context.Background()); err != nil {
 		return err
+	}
+	if v.Close {
+		ep, err := nw.Endpoint(0)
+		if err == nil {
+			err = nw.Enroll(context.Background(), ep)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	armed = true
 	return nw.Close(context.Background())

@@ -281,8 +281,13 @@ func (n *Node) collectGroups(ctx context.Context, k known, removed func(string, 
 		}
 		removed("control groups of %s", e.Name())
 	}
-	if len(errs) > 0 || len(k.networks) > 0 {
-		return errors.Join(errs...)
+	labels, err := n.unserve(func(label string) bool { return !k.labels[label] })
+	errs = append(errs, err)
+	for _, label := range labels {
+		removed("program of namespace %s", label)
+	}
+	if err := errors.Join(errs...); err != nil || len(k.networks) > 0 {
+		return err
 	}
 	return n.removeGuard()
 }

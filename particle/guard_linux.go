@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/volley-run/volley/particle/bpf"
+	"github.com/volley-run/volley/particle/rtnl"
 )
 
 // errGuardUntried is why there is no guard before the first try.
@@ -134,7 +135,36 @@ func (nw *Network) enroll(ctx context.Context, endpoints []Endpoint) error {
 		}
 		entries = append(entries, bpf.Entry{CgroupID: id, Address: own.Address, Address6: own.Address6})
 	}
+	if err := nw.serve(guard); err != nil {
+		return err
+	}
 	return guard.Put(entries)
+}
+
+// serve lets servers on :: serve IPv4 and IPv6, where endpoints have both.
+func (nw *Network) serve(guard *bpf.Guard) error {
+	if !nw.spec.NodePrefix.IsValid() || !nw.spec.NodePrefix6.IsValid() {
+		return nil
+	}
+	ns, err := rtnl.Open(nw.Namespace())
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return guard.Serve(nw.label(), ns)
+}
+
+// unserve takes back what serve did for the labels that gone names, and returns
+// them.
+func (n *Node) unserve(gone func(label string) bool) ([]string, error) {
+	tree, err := n.cgroups()
+	if errors.Is(err, ErrUnsupported) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return bpf.Unserve(tree.programs(), gone)
 }
 
 // expel kills what runs in a network's groups and removes them.

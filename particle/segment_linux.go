@@ -321,6 +321,7 @@ func (nw *Network) prepareIPv6() error {
 		{"ipv6/conf/default/addr_gen_mode", "1"}, // no link-local addresses
 		{"ipv6/conf/default/accept_ra", "0"},     // routes come from Apply alone
 		{"ipv6/conf/default/accept_dad", "0"},
+		{"ipv6/bindv6only", "0"},
 		{"ipv6/ip_nonlocal_bind", "1"}, // a local route alone does not do, as it does for IPv4
 	} {
 		if err := rtnl.SetSysctl(s[0], s[1]); err != nil {
@@ -459,6 +460,9 @@ func (nw *Network) demolish(ctx context.Context, v *place, r record) error {
 	}
 	nw.node.cfg.hook("close links")
 	if hasNamespaces {
+		if _, err := nw.node.unserve(func(label string) bool { return label == nw.label() }); err != nil {
+			return err
+		}
 		if err := nw.removeNamespaces(ctx); err != nil {
 			return err
 		}

@@ -27,10 +27,12 @@ const (
 
 // Offsets in struct bpf_sock_addr of linux/bpf.h.
 const (
-	addrIP4    = 4
-	addrIP6    = 8
-	addrSrcIP4 = 40
-	addrSrcIP6 = 44
+	addrIP4      = 4
+	addrIP6      = 8
+	addrProtocol = 36
+	addrSrcIP4   = 40
+	addrSrcIP6   = 44
+	addrSocket   = 64
 )
 
 // Offsets in struct bpf_sock and struct __sk_buff of linux/bpf.h.
@@ -84,6 +86,7 @@ type builder struct {
 	asm.Instructions
 	level int32 // at which group above what runs the endpoint's is
 	mapFD int
+	dual  dual
 	label string // of the next instruction
 }
 
@@ -235,7 +238,8 @@ func (b *builder) own4As6(offset int16) {
 
 // bind6 is bind4 for IPv6 and for IPv4 addresses in it. The unspecified address
 // becomes the endpoint's IPv6 address, or its IPv4 address, mapped, if it has
-// no other; a socket that is for IPv6 only then fails with EINVAL.
+// no other; a socket that is for IPv6 only then fails with EINVAL. With both,
+// TCP serves both: see dual.
 func bind6(b *builder) {
 	b.find()
 	b.load6(addrIP6)
@@ -257,6 +261,11 @@ func bind6(b *builder) {
 		asm.JEq.Reg(asm.R4, asm.R2, "pass"),
 		asm.Ja.Label("deny"),
 	)
+	b.at("here6")
+	if b.dual.ok() {
+		b.mark("choose")
+		b.at("choose")
+	}
 	b.chooseOwn()
 	b.add(asm.Ja.Label("pass"))
 	b.at("own4")
@@ -264,10 +273,9 @@ func bind6(b *builder) {
 	b.end()
 }
 
-// chooseOwn is where "here6" is: it stores the endpoint's IPv6 address, or goes
+// chooseOwn is for loopback and the unspecified address: it stores the endpoint's IPv6 address, or goes
 // to "own4" if it has none but one of IPv4.
 func (b *builder) chooseOwn() {
-	b.at("here6")
 	b.add(
 		asm.LoadMem(asm.R3, entry, entryHas, asm.Word),
 		asm.Mov.Reg(asm.R4, asm.R3),
@@ -346,6 +354,7 @@ func connect6(b *builder) {
 	b.need(has4)
 	b.ifHere4(asm.R4, "own4")
 	b.add(asm.Ja.Label("source4"))
+	b.at("here6")
 	b.chooseOwn()
 	b.at("source6")
 	for i := range int16(4) {

@@ -10,5 +10,6 @@
 //
 // The programs are assembled here (asm.go), so that nothing but Go is needed to
 // build them. They are pinned in the BPF file system and outlive the process.
-// The package needs Linux 5.8, CAP_BPF (or CAP_SYS_ADMIN) and CAP_NET_ADMIN.
+// The package needs Linux 5.8, CAP_BPF (or CAP_SYS_ADMIN) and CAP_NET_ADMIN, and
+// Linux 5.15 for servers on :: to serve IPv4 and IPv6.
 package bpf

@@ -21,15 +21,25 @@ import (
 	"github.com/volley-run/volley/internal/sys"
 )
 
-// version is part of the pins' names: programs or entries of another form get
-// another number.
-const version = 1
+// The versions are part of the pins' names. Entries of another form get another
+// number: the set of another version is removed, and all endpoints have to be
+// enrolled again. Programs of another version take the place of those that are
+// there, one after the other, and what they hold stays held; those on network
+// namespaces stay.
+const (
+	version         = 1
+	programsVersion = 2
+)
 
 const (
 	bpffs = "/sys/fs/bpf"
-	// mapPin is pinned last, so that it says that the set is whole.
-	mapPin     = "endpoints"
-	maxEntries = 1 << 18
+	// mapPin is pinned when all programs are, so that it says that the set is
+	// whole.
+	mapPin = "endpoints"
+	// programsPin, with the version behind it, is a directory that says of which
+	// version all programs are.
+	programsPin = "programs-"
+	maxEntries  = 1 << 18
 )
 
 // Config says where a set of programs is.
@@ -42,7 +52,11 @@ type Config struct {
 
 // Guard is a set of programs on a parent group. Its methods may be called
 // concurrently.
-type Guard struct{ endpoints *ebpf.Map }
+type Guard struct {
+	endpoints   *ebpf.Map
+	dual        dual
+	cgroup, dir string
+}
 
 // Entry says which addresses a group has. At least one must be valid.
 type Entry struct {
@@ -70,76 +84,134 @@ func open(cfg Config) (*Guard, error) {
 		return nil, err
 	}
 	// The BPF file system has no locks, but the control group has.
-	lock, err := sys.WaitForLock(cfg.Cgroup)
+	unlock, err := lock(cfg.Cgroup)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
+	defer unlock()
 	dir, err := pinDir(cfg.Cgroup)
 	if err != nil {
 		return nil, err
 	}
-	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapPin), nil)
-	if err == nil {
-		return &Guard{m}, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	g := &Guard{cgroup: cfg.Cgroup, dir: dir}
+	g.endpoints, err = ebpf.LoadPinnedMap(filepath.Join(dir, mapPin), nil)
+	whole := err == nil
+	if !whole && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	// What is there is of a group of that name that is gone, of another
-	// version, or of a process that died while it made the set.
-	if err := removePins(cfg.Cgroup); err != nil {
+	if !whole {
+		// What is there is of a group of that name that is gone, of another
+		// version, or of a process that died while it made the set.
+		if err := removePins(cfg.Cgroup); err != nil {
+			return nil, err
+		}
+	}
+	if err := g.attach(level, whole); err != nil {
+		err = errors.Join(err, g.Close())
+		if !whole {
+			err = errors.Join(err, removePins(cfg.Cgroup))
+		}
 		return nil, err
 	}
-	if m, err = attach(cfg.Cgroup, dir, level); err != nil {
-		return nil, errors.Join(err, removePins(cfg.Cgroup))
-	}
-	return &Guard{m}, nil
+	return g, nil
 }
 
-// attach loads, attaches and pins the set.
-func attach(cgroup, dir string, level int32) (_ *ebpf.Map, err error) {
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, err
-	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: "volley_net", Type: ebpf.Hash, KeySize: 8, ValueSize: entrySize, MaxEntries: maxEntries, Flags: unix.BPF_F_NO_PREALLOC,
-	})
+// lock keeps others from changing the set on a group.
+func lock(cgroup string) (unlock func(), err error) {
+	l, err := sys.WaitForLock(cgroup)
 	if err != nil {
-		return nil, fmt.Errorf("make map: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, m.Close())
-		}
-	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, p := range programs() {
-		if err := p.attachTo(cgroup, dir, m, level); err != nil {
-			return nil, fmt.Errorf("program %s: %w", p.name, err)
-		}
-	}
-	return m, m.Pin(filepath.Join(dir, mapPin))
+	return func() { l.Close() }, nil
 }
 
-func (p program) attachTo(cgroup, dir string, m *ebpf.Map, level int32) error {
-	prog, err := p.load(m, level)
+// attach loads, attaches and pins the set, or what a set of another version of
+// the programs has not got.
+func (g *Guard) attach(level int32, whole bool) (err error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return err
+	}
+	if !whole {
+		if err := os.MkdirAll(g.dir, 0o700); err != nil {
+			return err
+		}
+		g.endpoints, err = ebpf.NewMap(&ebpf.MapSpec{
+			Name: "volley_net", Type: ebpf.Hash, KeySize: 8, ValueSize: entrySize, MaxEntries: maxEntries, Flags: unix.BPF_F_NO_PREALLOC,
+		})
+		if err != nil {
+			return fmt.Errorf("make map: %w", err)
+		}
+	}
+	current := filepath.Join(g.dir, programsPin+strconv.Itoa(programsVersion))
+	if _, err := os.Stat(current); err == nil {
+		g.dual, err = openDual(g.dir)
+		return err
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if g.dual, err = newDual(g.dir); err != nil {
+		return err
+	}
+	all := programs()
+	if g.dual.ok() {
+		for _, p := range dualPrograms() {
+			all = append(all, p)
+		}
+	}
+	for _, p := range all {
+		if err := p.attachTo(g, level); err != nil {
+			return fmt.Errorf("program %s: %w", p.name, err)
+		}
+	}
+	if !whole {
+		if err := g.endpoints.Pin(filepath.Join(g.dir, mapPin)); err != nil {
+			return err
+		}
+	}
+	others, err := filepath.Glob(filepath.Join(g.dir, programsPin+"*"))
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if err := os.Remove(other); err != nil {
+			return err
+		}
+	}
+	return os.Mkdir(current, 0o700)
+}
+
+// attachTo attaches a program, in the place of that of another version.
+func (p program) attachTo(g *Guard, level int32) error {
+	prog, err := p.load(g.endpoints, level, g.dual)
 	if err != nil {
 		return err
 	}
 	defer prog.Close()
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: p.attach, Program: prog})
+	path := filepath.Join(g.dir, p.name)
+	old, err := link.LoadPinnedLink(path, nil)
+	if err == nil {
+		if err := errors.Join(old.Update(prog), old.Close()); err != nil {
+			return fmt.Errorf("replace: %w", err)
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: g.cgroup, Attach: p.attach, Program: prog})
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
 	// The pin keeps it attached.
-	return errors.Join(l.Pin(filepath.Join(dir, p.name)), l.Close())
+	return errors.Join(l.Pin(path), l.Close())
 }
 
-func (p program) load(m *ebpf.Map, level int32) (*ebpf.Program, error) {
-	b := &builder{level: level, mapFD: m.FD()}
+// load loads a program. Those without endpoints need no map of them.
+func (p program) load(m *ebpf.Map, level int32, d dual) (*ebpf.Program, error) {
+	b := &builder{level: level, dual: d}
+	if m != nil {
+		b.mapFD = m.FD()
+	}
 	p.code(b)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "volley_" + p.name, Type: p.kind, AttachType: p.attach, Instructions: b.Instructions, License: "Apache-2.0",
@@ -191,7 +263,9 @@ func (g *Guard) Delete(groups []uint64) error {
 }
 
 // Close closes the Guard. The set stays.
-func (g *Guard) Close() error { return g.endpoints.Close() }
+func (g *Guard) Close() error {
+	return errors.Join(g.endpoints.Close(), g.dual.close())
+}
 
 // Remove detaches and removes the set on a parent group, also if that is gone.
 // It is no error if there is none.
@@ -223,7 +297,7 @@ func probe() error {
 	}
 	defer m.Close()
 	for _, p := range programs() {
-		prog, err := p.load(m, 1)
+		prog, err := p.load(m, 1, dual{})
 		if err != nil {
 			return fmt.Errorf("program %s: %w", p.name, err)
 		}

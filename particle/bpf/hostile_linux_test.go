@@ -64,7 +64,8 @@ func attempts() []attempt {
 		same("bind TCP to another's address", binds(tcp, other4), "EPERM"),
 		same("bind UDP to another's address", binds(udp, other4), "EPERM"),
 		same("bind UDP to a multicast group", binds(udp, "224.0.0.5"), "EPERM"),
-		{"bind TCP to ::", binds(tcp, "::"), "::ffff:" + own4, own6},
+		{"bind UDP to ::", binds(udp, "::"), "::ffff:" + own4, own6},
+		same("bind TCP to ::", binds(tcp, "::"), "::ffff:"+own4),
 		{"bind TCP to ::1", binds(tcp, "::1"), "::ffff:" + own4, own6},
 		{"bind TCP to ::, IPv6 only", bindsOnly6, "EINVAL", own6},
 		same("bind TCP to another's address, mapped", binds(tcp, "::ffff:"+other4), "EPERM"),
@@ -84,6 +85,12 @@ func attempts() []attempt {
 		same("socket of MPTCP", opens(unix.AF_INET, tcp, unix.IPPROTO_MPTCP), "EPERM"),
 		same("socket of ping", opens(unix.AF_INET, udp, unix.IPPROTO_ICMP), "refused"),
 		same("Go's net.Listen on all addresses", goListens, "ok"),
+		same("listen on ::, be called at IPv4", serves("::", false, own4), own4+" from "+own4),
+		{"listen on ::, IPv6 only, be called at IPv4", serves("::", true, own4), "EINVAL", "ECONNREFUSED"},
+		{"listen on ::, be called at IPv6", serves("::", false, own6), "EPERM", own6 + " from " + own6},
+		{"listen on :: and on its own IPv6 address, be called at IPv6", ownComesFirst, "EPERM", "its own address, then ::"},
+		{"listen on ::1, be called at IPv4", serves("::1", false, own4), own4 + " from " + own4, "ECONNREFUSED"},
+		{"listen on its own IPv6 address, be called at IPv4", serves(own6, false, own4), "EPERM", "ECONNREFUSED"},
 	}
 }
 
@@ -322,6 +329,14 @@ func inRoom(t *testing.T, f func(r *room)) {
 		}
 		if err == nil {
 			err = os.WriteFile("/proc/sys/net/ipv6/ip_nonlocal_bind", []byte("1"), 0)
+		}
+		var ns *os.File
+		if err == nil {
+			ns, err = os.Open("/proc/thread-self/ns/net")
+		}
+		if err == nil {
+			defer ns.Close()
+			err = r.guard.Serve("room", here{ns})
 		}
 		if err == nil {
 			f(r)
