@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/volley-run/volley/particle"
@@ -67,11 +68,16 @@ func TestAWithdrawalIsSentAgainWithoutTheRouteComingBack(t *testing.T) {
 	own := paths[0].Nlri
 	awaitRoute(own, false)
 
-	// A route of a node that has gone; and one that is there after all.
+	// A route that the client has, though no node has it any more; and one that
+	// is there after all.
 	paths, err = encode(m, 64512, netip.MustParseAddr("10.255.1.3"), 5)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := hub.bgp.AddPath(apiutil.AddPathRequest{Paths: paths[:1]}); err != nil {
+		t.Fatal(err)
+	}
+	awaitRoute(paths[0].Nlri, false)
 	for _, nlri := range []bgp.NLRI{own, paths[0].Nlri} {
 		if err := hub.withdrawAgain(nlri); err != nil {
 			t.Fatal(err)

@@ -86,7 +86,7 @@ func (e *encoder) host(h particle.Host) {
 		e.errs = append(e.errs, err)
 		return
 	}
-	e.add(nlri, e.communities)
+	e.add(nlri, e.routed())
 }
 
 func (e *encoder) prefix(p netip.Prefix) {
@@ -99,8 +99,15 @@ func (e *encoder) prefix(p netip.Prefix) {
 		e.errs = append(e.errs, err)
 		return
 	}
+	e.add(nlri, e.routed())
+}
+
+// routed is the communities of a route that may become one of the IP routing
+// table: by which Ethernet address this node routes. FRR puts type 2 there too
+// when the VNI is one that it routes, and may not get on without that address.
+func (e *encoder) routed() []bgp.ExtendedCommunityInterface {
 	router := bgp.NewRoutersMacExtended(e.member.Self.MAC.String())
-	e.add(nlri, append(e.communities[:len(e.communities):len(e.communities)], router))
+	return append(e.communities[:len(e.communities):len(e.communities)], router)
 }
 
 func (e *encoder) add(nlri bgp.NLRI, communities []bgp.ExtendedCommunityInterface, more ...bgp.PathAttributeInterface) {

@@ -17,7 +17,7 @@ const (
 	settle = 50 * time.Millisecond
 	// quiet is how long a neighbour that does not say when it has told all it
 	// knows is given for that.
-	quiet = time.Second
+	quiet = 3 * time.Second
 )
 
 // table is what other speakers announce, by VNI.
