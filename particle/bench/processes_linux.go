@@ -67,6 +67,12 @@ func (c *Cluster) Processes(ctx context.Context, design particle.Design, count i
 		if err != nil {
 			return p, err
 		}
+		// The other node needs no more than the server's endpoint.
+		server := all[1].Spec()
+		server.Endpoints = 1
+		if all[1], err = c.nodes[1].Declare(server); err != nil {
+			return p, err
+		}
 		nw = all[0]
 		defer func() { err = errors.Join(err, nw.Close(context.WithoutCancel(ctx))) }()
 		far, err := c.farEnd(ctx, all[1])
