@@ -120,6 +120,7 @@ type Speaker struct {
 	table  *table
 	// resender sends again what the BGP server may have lost.
 	resender *resender
+	up       map[netip.Addr]bool // which sessions there are; of session only
 	// announcing is held while routes of this node are changed.
 	announcing sync.Mutex
 	members    map[memberKey]particle.Member
@@ -155,14 +156,14 @@ func Open(ctx context.Context, cfg Config) (*Speaker, error) {
 	}
 	s := &Speaker{
 		cfg: cfg, log: cfg.Log,
-		members: map[memberKey]particle.Member{}, numbers: map[uint32]uint16{}, origin: map[string]originated{},
+		up: map[netip.Addr]bool{}, members: map[memberKey]particle.Member{}, numbers: map[uint32]uint16{}, origin: map[string]originated{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.table, s.resender = newTable(cfg), newResender()
-	s.bgp = server.NewBgpServer(server.LoggerOption(slog.New(warnings{s.log.Handler()}), new(slog.LevelVar)))
+	s.bgp = server.NewBgpServer(server.LoggerOption(slog.New(warnings{s.log.Handler(), s.ctx}), new(slog.LevelVar)))
 	go s.bgp.Serve() // until Stop, which waits for it
 	if err := s.start(ctx); err != nil {
 		s.cancel(ErrClosed)
@@ -290,20 +291,23 @@ func (s *Speaker) neighbor(n Neighbor) *api.Peer {
 	return p
 }
 
-// session logs the beginning and the end of sessions.
+// session notes the beginning and the end of sessions. The server calls it for
+// one after the other.
 func (s *Speaker) session(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 	if e.Type != apiutil.PEER_EVENT_STATE {
 		return
 	}
 	state := e.Peer.State
+	up := state.SessionState == bgp.BGP_FSM_ESTABLISHED
 	switch {
-	case state.SessionState == bgp.BGP_FSM_ESTABLISHED:
+	case up:
 		s.log.Info("BGP session established", "neighbour", state.NeighborAddress, "asn", state.PeerASN)
 		s.table.established(state.NeighborAddress)
 		s.resender.established(s, state.NeighborAddress)
-	case state.DisconnectReason != api.PeerState_DISCONNECT_REASON_UNSPECIFIED:
-		s.log.Info("no BGP session", "neighbour", state.NeighborAddress, "reason", state.DisconnectMessage)
+	case s.up[state.NeighborAddress]:
+		s.log.Warn("BGP session lost", "neighbour", state.NeighborAddress, "reason", state.DisconnectMessage)
 	}
+	s.up[state.NeighborAddress] = up
 }
 
 // Close implements particle.ControlPlane. How long the others keep what was
@@ -493,16 +497,21 @@ func pause(a, b context.Context, d time.Duration) error {
 	}
 }
 
-// warnings passes on what is a warning or worse: the BGP server has much to
-// say, and what matters of it is logged here.
-type warnings struct{ slog.Handler }
+// warnings passes on what is a warning or worse, until the speaker is closed:
+// the BGP server has much to say, and what matters of it is logged here.
+type warnings struct {
+	slog.Handler
+	speaker context.Context
+}
 
 func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
+	return level >= slog.LevelWarn && w.speaker.Err() == nil && w.Handler.Enabled(ctx, level)
 }
 
 func (w warnings) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return warnings{w.Handler.WithAttrs(attrs)}
+	return warnings{w.Handler.WithAttrs(attrs), w.speaker}
 }
 
-func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
+func (w warnings) WithGroup(name string) slog.Handler {
+	return warnings{w.Handler.WithGroup(name), w.speaker}
+}

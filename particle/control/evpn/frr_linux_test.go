@@ -288,14 +288,18 @@ func (l *lab) up(vni uint32) *particle.Network {
 	return nw
 }
 
-// awaitPeers waits until the node's network has exactly these.
-func (l *lab) awaitPeers(nw *particle.Network, want ...particle.Peer) {
+// awaitPeers waits until the node's network has exactly these, and calls
+// meanwhile, unless it is nil, again and again.
+func (l *lab) awaitPeers(nw *particle.Network, meanwhile func(), want ...particle.Peer) {
 	l.Helper()
 	text, err := json.Marshal(append([]particle.Peer{}, want...))
 	if err != nil {
 		l.Fatal(err)
 	}
 	l.await("peers", func() string {
+		if meanwhile != nil {
+			meanwhile()
+		}
 		s, err := nw.Status(l.Context())
 		if err != nil {
 			return err.Error()
