@@ -152,12 +152,14 @@ func (g *Guard) attach(level int32, whole bool) (err error) {
 	if g.dual, err = newDual(g.dir); err != nil {
 		return err
 	}
-	all := programs()
+	var all []program
 	if g.dual.ok() {
+		// What bind6 marks must be seen when it listens.
 		for _, p := range dualPrograms() {
 			all = append(all, p)
 		}
 	}
+	all = append(all, programs()...)
 	for _, p := range all {
 		if err := p.attachTo(g, level); err != nil {
 			return fmt.Errorf("program %s: %w", p.name, err)
