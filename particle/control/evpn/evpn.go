@@ -224,6 +224,9 @@ func (s *Speaker) start(ctx context.Context) error {
 	if err := s.bgp.StartBgp(ctx, &api.StartBgpRequest{Global: global}); err != nil {
 		return err
 	}
+	if err := s.keepToOwnRoutes(ctx); err != nil {
+		return err
+	}
 	err := s.bgp.WatchEvent(s.ctx, server.WatchEventMessageCallbacks{
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
 			s.resender.note(paths)
@@ -260,6 +263,45 @@ func (s *Speaker) start(ctx context.Context) error {
 		}); err != nil {
 			return fmt.Errorf("route reflector clients of %s: %w", prefix, err)
 		}
+	}
+	return nil
+}
+
+// keepToOwnRoutes tells neighbours of other autonomous systems of no routes but
+// this node's own: it would name itself as the next hop of the others, and is
+// not where their VTEP is.
+func (s *Speaker) keepToOwnRoutes(ctx context.Context) error {
+	const name = "external neighbours"
+	var external []string
+	for _, n := range s.cfg.Neighbors {
+		if n.ASN != 0 && n.ASN != s.cfg.ASN {
+			external = append(external, netip.PrefixFrom(n.Address, n.Address.BitLen()).String())
+		}
+	}
+	if len(external) == 0 {
+		return nil
+	}
+	policy := &api.Policy{Name: name}
+	for _, from := range []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_INTERNAL, api.Conditions_ROUTE_TYPE_EXTERNAL} {
+		policy.Statements = append(policy.Statements, &api.Statement{
+			Name:       from.String(),
+			Conditions: &api.Conditions{NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name}, RouteType: from},
+			Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
+		})
+	}
+	if err := s.bgp.AddDefinedSet(ctx, &api.AddDefinedSetRequest{
+		DefinedSet: &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name, List: external},
+	}); err != nil {
+		return fmt.Errorf("set of %s: %w", name, err)
+	}
+	if err := s.bgp.AddPolicy(ctx, &api.AddPolicyRequest{Policy: policy}); err != nil {
+		return fmt.Errorf("policy of %s: %w", name, err)
+	}
+	if err := s.bgp.AddPolicyAssignment(ctx, &api.AddPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+		Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_EXPORT, Policies: []*api.Policy{policy},
+		DefaultAction: api.RouteAction_ROUTE_ACTION_ACCEPT,
+	}}); err != nil {
+		return fmt.Errorf("policy of %s: %w", name, err)
 	}
 	return nil
 }

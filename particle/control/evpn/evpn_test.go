@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -117,6 +118,40 @@ func TestNodesThatPeerWithEachOtherHearOfEachOther(t *testing.T) {
 		}
 		follow(t, n, controltest.Member("n", 1, i)).await(t, fmt.Sprint(want))
 	}
+}
+
+func TestNeighborsOfOtherAutonomousSystemsHearOfANodeItselfOnly(t *testing.T) {
+	// A and B are one autonomous system, C and D others: B is in the middle.
+	systems := []uint32{asn, asn, asn + 1, asn + 2}
+	nodes := meshed(t, len(systems), func(i int, cfg *evpn.Config) {
+		cfg.ASN = systems[i]
+		cfg.Neighbors = slices.DeleteFunc(cfg.Neighbors, func(n evpn.Neighbor) bool { return i != 1 && n.Address != loopback(1) })
+		for k := range cfg.Neighbors {
+			cfg.Neighbors[k].ASN = systems[cfg.Neighbors[k].Address.As4()[3]-1]
+		}
+	})
+	for i, n := range nodes {
+		announce(t, n, controltest.Member("n", 1, i))
+	}
+	underlays := func(nodes ...int) string {
+		all := []string{}
+		for _, i := range nodes {
+			all = append(all, controltest.Underlay(i).String())
+		}
+		return fmt.Sprint(all)
+	}
+	follow(t, nodes[1], controltest.Member("n", 1, 1)).await(t, underlays(0, 2, 3))
+	follow(t, nodes[0], controltest.Member("n", 1, 0)).await(t, underlays(1, 2, 3))
+	outside := []*followed{follow(t, nodes[2], controltest.Member("n", 1, 2)), follow(t, nodes[3], controltest.Member("n", 1, 3))}
+	for _, f := range outside {
+		f.await(t, underlays(1))
+	}
+	// What the node in the middle says later comes after what it might have
+	// passed on.
+	announce(t, nodes[0], controltest.Member("n", 2, 0))
+	follow(t, nodes[1], controltest.Member("n", 2, 1)).await(t, underlays(0))
+	announce(t, nodes[1], controltest.Member("n", 2, 1))
+	follow(t, nodes[2], controltest.Member("n", 2, 2)).await(t, underlays(1))
 }
 
 func announce(t testing.TB, n *evpn.Speaker, m particle.Member) {

@@ -106,6 +106,9 @@ func (e *encoder) prefix(p netip.Prefix) {
 // table: by which Ethernet address this node routes. FRR puts type 2 there too
 // when the VNI is one that it routes, and may not get on without that address.
 func (e *encoder) routed() []bgp.ExtendedCommunityInterface {
+	if len(e.member.Self.MAC) == 0 {
+		return e.communities
+	}
 	router := bgp.NewRoutersMacExtended(e.member.Self.MAC.String())
 	return append(e.communities[:len(e.communities):len(e.communities)], router)
 }
