@@ -98,7 +98,7 @@ func meshed(t testing.TB, nodes int, change func(i int, cfg *evpn.Config)) []*ev
 
 func TestClientsOfARouteReflectorConform(t *testing.T) {
 	controltest.Run(t, reflected, controltest.Options{
-		Nameless: true, Patience: 40 * time.Second,
+		Nameless: true, Patience: 90 * time.Second,
 		// The BGP server does not drain the queues of sessions that end.
 		Leaks: []goleak.Option{goleak.IgnoreTopFunction("github.com/eapache/channels.(*InfiniteChannel).infiniteBuffer")},
 	})

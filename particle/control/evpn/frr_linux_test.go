@@ -76,7 +76,7 @@ func actAsAgent(text string) (err error) {
 	return nil
 }
 
-const frrPatience = 30 * time.Second
+const frrPatience = 60 * time.Second
 
 var (
 	nodeVTEP = netip.AddrFrom4([4]byte{192, 0, 2, 1})
