@@ -65,9 +65,10 @@ const (
 	// DefaultMergeGap is the largest distance at which regions of the loading
 	// set become one, in pages (thesis 5.3.6).
 	DefaultMergeGap = 32
-	// DefaultMaxMappings leaves a VMM three quarters of the kernel's default
-	// vm.max_map_count (65530) for itself.
-	DefaultMaxMappings = 16384
+	// DefaultMaxMappings leaves a VMM seven eighths of the kernel's default
+	// vm.max_map_count (65530) for itself. Each mapping costs a restore some
+	// microseconds.
+	DefaultMaxMappings = 8192
 	// MinMappings is what any guest memory can be mapped with: the loading set,
 	// and zero, cold, zero pages at either side of it.
 	MinMappings = 7
