@@ -1,0 +1,298 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/volley-run/volley/faasnap/mem"
+	"github.com/volley-run/volley/faasnap/pages"
+	"github.com/volley-run/volley/internal/sys"
+)
+
+// draftMark is in the names of drafts and not in those of snapshots.
+const draftMark = ".draft-"
+
+// lockFile is a file in drafts that is locked as long as somebody writes them.
+const lockFile = ".lock"
+
+// Draft is a snapshot being made: a directory beside the snapshot's. Nobody sees
+// a snapshot before Commit, not even after a crash. It is not for concurrent
+// use.
+type Draft struct {
+	dir, final string
+	lock       io.Closer // nil once the draft has ended
+}
+
+// Begin makes a draft of the snapshot dir, which must not exist; the directory
+// that it will be in must. End it with Commit and Abort.
+func Begin(dir string) (*Draft, error) {
+	dir = filepath.Clean(dir)
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			err = &fs.PathError{Op: "make", Path: dir, Err: fs.ErrExist}
+		}
+		return nil, fmt.Errorf("begin snapshot: %w", err)
+	}
+	parent, base := filepath.Split(dir)
+	if strings.Contains(base, draftMark) {
+		return nil, fmt.Errorf("begin snapshot: %s has the name of a draft", dir)
+	}
+	for {
+		tmp, err := os.MkdirTemp(filepath.Clean(parent), "."+base+draftMark)
+		if err != nil {
+			return nil, fmt.Errorf("begin snapshot: %w", err)
+		}
+		lock, err := sys.LockFile(filepath.Join(tmp, lockFile))
+		if errors.Is(err, sys.ErrLocked) {
+			continue // Sweep was there first, and removes it
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("begin snapshot: %w", err), os.RemoveAll(tmp))
+		}
+		d := &Draft{dir: tmp, final: dir, lock: lock}
+		if _, err := os.Lstat(d.Path(lockFile)); err == nil {
+			return d, nil
+		}
+		// Sweep was there first, and has removed it.
+		if err := d.Abort(); err != nil {
+			return nil, fmt.Errorf("begin snapshot: %w", err)
+		}
+	}
+}
+
+// Path returns where a file of the snapshot is to be written before Commit:
+// MemoryFile, and whatever files the VMM needs for itself.
+func (d *Draft) Path(name string) string { return filepath.Join(d.dir, name) }
+
+// Abort removes the draft. It does nothing after Commit has succeeded, or when
+// called again.
+func (d *Draft) Abort() error {
+	if d.lock == nil {
+		return nil
+	}
+	err := errors.Join(os.RemoveAll(d.dir), d.lock.Close())
+	d.lock = nil
+	if err != nil {
+		return fmt.Errorf("abort snapshot: %w", err)
+	}
+	return nil
+}
+
+// Contents are what a snapshot has besides the files that were written into its
+// draft.
+type Contents struct {
+	// MemoryBytes is the size of guest memory.
+	MemoryBytes int64
+	// Working is the recorded working set; without groups if there is none.
+	Working pages.WorkingSet
+	// Options are the planner's.
+	Options pages.Options
+	// Labels go into the metadata.
+	Labels map[string]string
+}
+
+// Commit completes the snapshot from the memory file in the draft, whose zero
+// pages become holes, and makes it appear under its name, on disk with all of
+// its files. After an error there is no snapshot, and the draft is there still
+// for Abort.
+func (d *Draft) Commit(ctx context.Context, c Contents) (*Snapshot, error) {
+	if d.lock == nil {
+		return nil, fmt.Errorf("commit snapshot %s: %w", d.final, os.ErrClosed)
+	}
+	if err := d.commit(ctx, c); err != nil {
+		return nil, fmt.Errorf("commit snapshot %s: %w", d.final, err)
+	}
+	err := d.lock.Close()
+	d.lock = nil
+	if err != nil {
+		return nil, fmt.Errorf("commit snapshot %s: %w", d.final, err)
+	}
+	return Open(d.final)
+}
+
+func (d *Draft) commit(ctx context.Context, c Contents) error {
+	if err := d.derive(c); err != nil {
+		return err
+	}
+	m := Meta{
+		Created:     time.Now().UTC().Truncate(time.Second),
+		MemoryBytes: c.MemoryBytes,
+		PageBytes:   pages.Size,
+		ChunkBytes:  ChunkSize,
+		Labels:      c.Labels,
+	}
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // does not fail
+	m.ID = hex.EncodeToString(id)
+
+	entries, err := os.ReadDir(d.dir) // in the order of names
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == lockFile {
+			continue
+		}
+		if !e.Type().IsRegular() || e.Name() == MetaFile {
+			return fmt.Errorf("%s: not a file that a snapshot can have", d.Path(e.Name()))
+		}
+		f, err := d.seal(ctx, e.Name())
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.Path(e.Name()), err)
+		}
+		m.Files = append(m.Files, f)
+	}
+	meta, err := encodeMeta(m)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(d.Path(MetaFile), meta); err != nil {
+		return err
+	}
+	if err := os.Remove(d.Path(lockFile)); err != nil {
+		return err
+	}
+	if err := syncDir(d.dir); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := os.Rename(d.dir, d.final); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(d.final))
+}
+
+// derive makes what follows from the memory file.
+func (d *Draft) derive(c Contents) (err error) {
+	memory, err := os.OpenFile(d.Path(MemoryFile), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, memory.Close()) }()
+	info, err := memory.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != c.MemoryBytes {
+		return fmt.Errorf("%s: %d bytes: want %d", memory.Name(), info.Size(), c.MemoryBytes)
+	}
+	nonZero, err := mem.Scan(memory, c.MemoryBytes)
+	if err != nil {
+		return err
+	}
+	if err := mem.MakeSparse(memory, nonZero); err != nil {
+		return err
+	}
+	if c.Working.Pages == 0 {
+		c.Working.Pages = nonZero.Pages()
+	}
+	plan, err := pages.Make(nonZero, c.Working, c.Options)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name    string
+		content interface{ MarshalBinary() ([]byte, error) }
+	}{{PlanFile, plan}, {WorkingFile, c.Working}} {
+		b, err := f.content.MarshalBinary()
+		if err != nil {
+			return err
+		}
+		if err := writeFile(d.Path(f.name), b); err != nil {
+			return err
+		}
+	}
+	loading, err := os.Create(d.Path(LoadingFile))
+	if err != nil {
+		return err
+	}
+	return errors.Join(mem.Gather(loading, plan, memory), loading.Close())
+}
+
+// seal brings a file to disk, makes it read-only, and returns its entry.
+func (d *Draft) seal(ctx context.Context, name string) (entry File, err error) {
+	f, err := os.Open(d.Path(name))
+	if err != nil {
+		return File{}, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return File{}, err
+	}
+	entry = File{Name: name, SizeBytes: info.Size(), Sums: Sums{}}
+	err = eachSum(ctx, f, info.Size(), func(_ int, sum uint32) bool {
+		entry.Sums = append(entry.Sums, sum)
+		return true
+	})
+	if err != nil {
+		return File{}, err
+	}
+	if err := f.Chmod(0o444); err != nil {
+		return File{}, err
+	}
+	return entry, f.Sync()
+}
+
+// writeFile makes a read-only file, on disk.
+func writeFile(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o444)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Sweep removes the drafts in a directory whose processes have ended without
+// Commit or Abort, and returns how many those were. It leaves alone those that
+// are being written, and snapshots.
+func Sweep(parent string) (int, error) {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return 0, fmt.Errorf("sweep drafts: %w", err)
+	}
+	n := 0
+	var errs []error
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), draftMark) {
+			continue
+		}
+		dir := filepath.Join(parent, e.Name())
+		lock, err := sys.LockFile(filepath.Join(dir, lockFile))
+		if errors.Is(err, sys.ErrLocked) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(os.RemoveAll(dir), lock.Close())
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("sweep drafts: %w", err))
+			continue
+		}
+		n++
+	}
+	return n, errors.Join(errs...)
+}
