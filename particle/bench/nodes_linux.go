@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/volley-run/volley/particle"
@@ -55,6 +56,13 @@ func (c *Cluster) Nodes(ctx context.Context, n Network, open func(i int) (partic
 		if networks[i], err = node.Declare(c.spec(n, i)); err != nil {
 			return m, err
 		}
+	}
+	if !n.Design.SharesNamespace() {
+		restore, full := roomForNeighbours()
+		if full != nil {
+			return m, full
+		}
+		defer func() { err = errors.Join(err, restore()) }()
 	}
 	follow, stop := context.WithCancel(ctx)
 	var following sync.WaitGroup
@@ -133,10 +141,15 @@ func speak(ctx context.Context, from, to *particle.Network) error {
 	defer l.Close()
 	return inNamespace(source.Namespace, func() error {
 		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(source.Address, 0))}
-		conn, err := d.DialContext(ctx, "tcp4", l.Addr().String())
-		if err != nil {
-			return err
+		for {
+			conn, err := d.DialContext(ctx, "tcp4", l.Addr().String())
+			if err == nil {
+				return conn.Close()
+			}
+			// A program would try again where the answer of a neighbour is late.
+			if ctx.Err() != nil || !errors.Is(err, syscall.EHOSTUNREACH) {
+				return err
+			}
 		}
-		return conn.Close()
 	})
 }

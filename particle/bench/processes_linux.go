@@ -88,9 +88,9 @@ func (c *Cluster) Processes(ctx context.Context, design particle.Design, count i
 	}
 	defer func() { err = errors.Join(err, groups.remove()) }()
 	if design != "" && !design.SharesNamespace() {
-		restore, err := roomForNeighbours()
-		if err != nil {
-			return p, err
+		restore, full := roomForNeighbours()
+		if full != nil {
+			return p, full
 		}
 		defer func() { err = errors.Join(err, restore()) }()
 	}
