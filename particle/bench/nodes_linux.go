@@ -147,9 +147,11 @@ func speak(ctx context.Context, from, to *particle.Network) error {
 				return conn.Close()
 			}
 			// A program would try again where the answer of a neighbour is late.
-			if ctx.Err() != nil || !errors.Is(err, syscall.EHOSTUNREACH) {
+			// Peers are written down before there are routes to them.
+			if ctx.Err() != nil || !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
 				return err
 			}
+			wait(ctx, knownInterval)
 		}
 	})
 }
