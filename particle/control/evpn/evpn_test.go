@@ -127,7 +127,8 @@ func TestNeighborsOfOtherAutonomousSystemsHearOfANodeItselfOnly(t *testing.T) {
 		cfg.ASN = systems[i]
 		cfg.Neighbors = slices.DeleteFunc(cfg.Neighbors, func(n evpn.Neighbor) bool { return i != 1 && n.Address != loopback(1) })
 		for k := range cfg.Neighbors {
-			cfg.Neighbors[k].ASN = systems[cfg.Neighbors[k].Address.As4()[3]-1]
+			j := int(cfg.Neighbors[k].Address.As4()[3]) - 1
+			cfg.Neighbors[k].ASN, cfg.Neighbors[k].Passive = systems[j], j > i
 		}
 	})
 	for i, n := range nodes {
