@@ -119,19 +119,27 @@ func read(ctx context.Context, f LoadFile) error {
 			return fmt.Errorf("load %s: %w", f.Name, err)
 		}
 		b := buf[:min(int64(len(buf)), f.Size-at)]
-		n, err := f.File.ReadAt(b, at)
-		if n < len(b) {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("load %s at %d: %w", f.Name, at+int64(n), err)
+		if err := readFull(f.File, b, at); err != nil {
+			return fmt.Errorf("load %s at %d: %w", f.Name, at, err)
 		}
 		if f.Check != nil {
 			if err := f.Check(at, b); err != nil {
 				return fmt.Errorf("load %s: %w", f.Name, err)
 			}
 		}
-		at += int64(n)
+		at += int64(len(b))
 	}
 	return nil
+}
+
+// readFull fills b. The end of the file is io.ErrUnexpectedEOF.
+func readFull(f io.ReaderAt, b []byte, offset int64) error {
+	n, err := f.ReadAt(b, offset)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }

@@ -11,12 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/volley-run/volley/faasnap/mem"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // disk is a file whose reads are counted, and wait for the gate, if it has one.
 type disk struct {

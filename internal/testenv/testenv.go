@@ -193,6 +193,8 @@ func probe(t testing.TB, c Capability) error {
 		return probeSeccompNotify()
 	case Landlock:
 		return probeLandlock()
+	case Userfaultfd:
+		return probeUserfaultfd()
 	case AWSCLI:
 		_, err := exec.LookPath("aws")
 		return err
