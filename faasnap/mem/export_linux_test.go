@@ -17,3 +17,6 @@ func NewUffd(mapped []byte) (int, error) {
 		uffd(fd).ioctl(uffdioAPI, &[5]uint64{uffdAPI, uffdFeatureEventRemove}),
 		uffd(fd).ioctl(uffdioRegister, &[5]uint64{address(mapped), uint64(len(mapped)), uffdRegisterMissing}))
 }
+
+// ParseHostRegions is parseHostRegions.
+func ParseHostRegions(text []byte) ([]HostRegion, error) { return parseHostRegions(text) }

@@ -99,9 +99,15 @@ func pageCount(f *os.File, size int64) (int, error) {
 // its room on disk and makes it zero. Where there are no holes (file systems
 // without them, other systems than Linux) it writes zeros instead.
 func MakeSparse(f *os.File, keep pages.Set) error {
-	all := pages.NewSet(keep.Pages())
-	all.AddRange(pages.Range{End: keep.Pages()})
-	for r := range all.Without(keep).Ranges() {
+	data, err := Data(f, int64(keep.Pages())*pages.Size)
+	if err != nil {
+		return fmt.Errorf("make sparse: %w", err)
+	}
+	full := pages.NewSet(keep.Pages())
+	for _, r := range data {
+		full.AddRange(r)
+	}
+	for r := range full.Without(keep).Ranges() {
 		if err := punch(f, int64(r.Start)*pages.Size, int64(r.Len())*pages.Size); err != nil {
 			return fmt.Errorf("make %s sparse at %d: %w", f.Name(), int64(r.Start)*pages.Size, err)
 		}

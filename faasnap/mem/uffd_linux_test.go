@@ -215,3 +215,18 @@ func TestHandshakesThatMakeNoSenseAreRefused(t *testing.T) {
 		})
 	}
 }
+
+func FuzzHandshake(f *testing.F) {
+	f.Add([]byte(`[{"base_host_virt_addr":4096,"size":8192,"offset":0,"page_size":4096},{"base_host_virt_addr":16384,"size":4096,"offset":8192}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		regions, err := mem.ParseHostRegions(text)
+		if err != nil {
+			return
+		}
+		for _, r := range regions {
+			if r.Size == 0 || (r.Address|r.Size|r.Offset)%pages.Size != 0 || r.Address+r.Size < r.Address || r.Offset+r.Size < r.Offset {
+				t.Errorf("took %q: %+v", text, r)
+			}
+		}
+	})
+}
