@@ -18,8 +18,8 @@ const scanBuffer = 256 << 10
 // The error is io.ErrUnexpectedEOF, wrapped, if the file is shorter. Scan may
 // move the offset of f, and needs nobody to write to it meanwhile.
 //
-// It reads instead of mapping: that is as fast where pages are zero, and an
-// error of the disk is an error here, not a signal.
+// It reads instead of mapping, which would be faster, so that an error of the
+// disk is an error here and not a signal.
 func Scan(f *os.File, size int64) (pages.Set, error) {
 	n, err := pageCount(f, size)
 	if err != nil {

@@ -21,9 +21,6 @@ import (
 // draftMark is in the names of drafts and not in those of snapshots.
 const draftMark = ".draft-"
 
-// lockFile is a file in drafts that is locked as long as somebody writes them.
-const lockFile = ".lock"
-
 // Draft is a snapshot being made: a directory beside the snapshot's. Nobody sees
 // a snapshot before Commit, not even after a crash. It is not for concurrent
 // use.
@@ -51,18 +48,19 @@ func Begin(dir string) (*Draft, error) {
 		if err != nil {
 			return nil, fmt.Errorf("begin snapshot: %w", err)
 		}
-		lock, err := sys.LockFile(filepath.Join(tmp, lockFile))
-		if errors.Is(err, sys.ErrLocked) {
-			continue // Sweep was there first, and removes it
+		// By the lock of the directory Sweep knows that the draft has an owner. If
+		// Sweep was there first, it has removed it.
+		lock, err := sys.WaitForLock(tmp)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("begin snapshot: %w", err), os.RemoveAll(tmp))
 		}
 		d := &Draft{dir: tmp, final: dir, lock: lock}
-		if _, err := os.Lstat(d.Path(lockFile)); err == nil {
+		if _, err := os.Lstat(tmp); err == nil {
 			return d, nil
 		}
-		// Sweep was there first, and has removed it.
 		if err := d.Abort(); err != nil {
 			return nil, fmt.Errorf("begin snapshot: %w", err)
 		}
@@ -139,9 +137,6 @@ func (d *Draft) commit(ctx context.Context, c Contents) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == lockFile {
-			continue
-		}
 		if !e.Type().IsRegular() || e.Name() == MetaFile {
 			return fmt.Errorf("%s: not a file that a snapshot can have", d.Path(e.Name()))
 		}
@@ -158,9 +153,6 @@ func (d *Draft) commit(ctx context.Context, c Contents) error {
 	if err := writeFile(d.Path(MetaFile), meta); err != nil {
 		return err
 	}
-	if err := os.Remove(d.Path(lockFile)); err != nil {
-		return err
-	}
 	if err := syncDir(d.dir); err != nil {
 		return err
 	}
@@ -170,7 +162,10 @@ func (d *Draft) commit(ctx context.Context, c Contents) error {
 	if err := os.Rename(d.dir, d.final); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(d.final))
+	if err := syncDir(filepath.Dir(d.final)); err != nil {
+		return errors.Join(err, os.Rename(d.final, d.dir))
+	}
+	return nil
 }
 
 // derive makes what follows from the memory file.
@@ -281,9 +276,9 @@ func Sweep(parent string) (int, error) {
 			continue
 		}
 		dir := filepath.Join(parent, e.Name())
-		lock, err := sys.LockFile(filepath.Join(dir, lockFile))
-		if errors.Is(err, sys.ErrLocked) {
-			continue
+		lock, err := sys.TryLock(dir)
+		if errors.Is(err, sys.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
+			continue // somebody writes it, or has just committed it
 		}
 		if err == nil {
 			err = errors.Join(os.RemoveAll(dir), lock.Close())

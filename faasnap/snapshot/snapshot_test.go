@@ -342,7 +342,11 @@ func TestAFailedCommitLeavesNoSnapshot(t *testing.T) {
 			}
 		})
 	}
+	late := draft(t, dir, 2)
 	commit(t, dir, 1)
+	if _, err := late.Commit(context.Background(), contents()); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("error %v; want that another was first", err)
+	}
 	if _, err := snapshot.Begin(dir); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("error %v; want that the snapshot exists", err)
 	}

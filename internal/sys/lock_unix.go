@@ -33,6 +33,23 @@ func WaitForLock(path string) (io.Closer, error) {
 	return f, nil
 }
 
+// TryLock is WaitForLock without waiting: if somebody else holds the lock the
+// error wraps ErrLocked.
+func TryLock(path string) (io.Closer, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
 // LockFile takes the lock that the file at path stands for, making the file and
 // its directory if needed. The lock is held until the returned closer is
 // closed or this process ends. It does not wait: if another process holds the

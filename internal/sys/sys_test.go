@@ -114,6 +114,30 @@ func TestALockIsHeldByOneProcessAtATime(t *testing.T) {
 	}
 }
 
+func TestTheLockOfADirectoryCanBeTried(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := TryLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := TryLock(dir); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("error %v for a lock that is held, want ErrLocked and %s", err, dir)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := TryLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := TryLock(filepath.Join(dir, "missing")); err == nil || errors.Is(err, ErrLocked) {
+		t.Errorf("error %v for what does not exist", err)
+	}
+}
+
 func TestALockThatCannotBeMadeIsNoErrLocked(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
