@@ -182,3 +182,36 @@ func BenchmarkMap(b *testing.B) {
 		})
 	}
 }
+
+func TestFiveHundredMappingsInARowLeaveNothing(t *testing.T) {
+	memory, nonZero, w := randomGuest(t, rand.New(rand.NewPCG(5, 5)), 2000)
+	p, err := pages.Make(nonZero, w, pages.DefaultOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	loading := gather(t, p, memory)
+	count := func() (mappings, files int) {
+		maps, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(maps), memory.Name()) + strings.Count(string(maps), loading.Name()), len(fds)
+	}
+	_, before := count()
+	for range 500 {
+		m, err := mem.Map(p, memory, loading)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if mappings, after := count(); mappings != 0 || after > before {
+		t.Errorf("%d mappings are left, and %d files are open; want none and %d", mappings, after, before)
+	}
+}
