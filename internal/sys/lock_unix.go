@@ -22,15 +22,7 @@ func WaitForLock(path string) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	for {
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-	}
-	return f, nil
+	return lockOpen(f, 0)
 }
 
 // TryLock is WaitForLock without waiting: if somebody else holds the lock the
@@ -40,14 +32,7 @@ func TryLock(path string) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = ErrLocked
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-	}
-	return f, nil
+	return lockOpen(f, syscall.LOCK_NB)
 }
 
 // LockFile takes the lock that the file at path stands for, making the file and
@@ -62,12 +47,22 @@ func LockFile(path string) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		closeErr := f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, ErrLocked), closeErr)
+	return lockOpen(f, syscall.LOCK_NB)
+}
+
+// lockOpen takes the lock that an open file stands for, and closes the file if
+// it does not get it. With LOCK_NB it does not wait.
+func lockOpen(f *os.File, flags int) (io.Closer, error) {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|flags)
+		switch {
+		case err == nil:
+			return f, nil
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EWOULDBLOCK):
+			err = ErrLocked
 		}
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), closeErr)
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 	}
-	return f, nil
 }
