@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 
 	"github.com/volley-run/volley/faasnap/pages"
 )
@@ -106,9 +107,11 @@ type Overlay struct {
 	Memory, Loading string
 	// HugeZeros backs long zero regions by huge pages where the host has them.
 	HugeZeros bool
-	// Populate makes the VMM put the loading set into its page tables as it
-	// arrives in the page cache, so that the guest does not fault on it.
-	Populate bool
+	// Progress, if there is one, is the read end of a pipe, of which the VMM
+	// gets a copy. Each byte in it says that the next mem.LoadChunk bytes of the
+	// loading-set file are in the page cache. The VMM puts them into its page
+	// tables, so that the guest takes no fault on them.
+	Progress *os.File
 }
 
 // Faults is a handler of page faults that listens on a unix socket and speaks
@@ -133,10 +136,6 @@ type VM interface {
 	// the file that the guest's memory is shared with, which is then complete.
 	// Files that are there are overwritten. After an error they are of no use.
 	Save(ctx context.Context, f SaveFiles) error
-	// Reclaim makes the guest give back, for as long as the call takes, free
-	// memory until keepBytes of it are left, and so makes that memory zero
-	// (thesis 5.3.5). The error wraps ErrUnsupported if the driver cannot.
-	Reclaim(ctx context.Context, keepBytes int64) error
 	// Done is closed when the VMM has ended; Err tells why from then on: nil if
 	// the guest has switched itself off or Close was called.
 	Done() <-chan struct{}

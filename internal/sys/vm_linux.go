@@ -1,0 +1,59 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// MemFile returns an empty file that is in memory only, and has no name that it
+// could be opened by.
+func MemFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// OpenTap opens a tap device that is there already, in a network namespace, or
+// in this thread's if namespace is empty. It needs CAP_NET_ADMIN there.
+func OpenTap(namespace, name string) (tap *os.File, err error) {
+	open := func() error {
+		tap, err = openTap(name)
+		return err
+	}
+	if namespace == "" {
+		err = open()
+	} else {
+		err = OnThread(func() error {
+			if err := EnterNetwork(namespace); err != nil {
+				return err
+			}
+			return open()
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open tap %s: %w", name, err)
+	}
+	return tap, nil
+}
+
+func openTap(name string) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
