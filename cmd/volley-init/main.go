@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -28,14 +29,29 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	machine := inMachine()
+	err := run(machine)
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "volley-init: %v\n", err)
+	}
+	if machine {
+		endMachine()
+	}
+	if err != nil {
 		os.Exit(1)
 	}
 }
 
 // run serves one function from its start to its end.
-func run() error {
+func run(machine bool) (err error) {
+	if machine {
+		defer func() {
+			// The kernel does not survive process 1.
+			if r := recover(); r != nil {
+				err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			}
+		}()
+	}
 	// One function makes one request at a time: a second thread would only cost
 	// wake-ups. Collecting seldom costs little where the heap is this small.
 	runtime.GOMAXPROCS(1)
@@ -46,7 +62,7 @@ func run() error {
 	if err := sys.AdoptOrphans(); err != nil {
 		return err
 	}
-	host, toHost, err := takeStreams()
+	host, toHost, err := streamsToHost(machine)
 	if err != nil {
 		return err
 	}
@@ -80,9 +96,25 @@ func run() error {
 	return s.finish(f)
 }
 
+// streamsToHost returns the two sides of the conversation. In a virtual machine
+// it makes a running system of it first.
+func streamsToHost(machine bool) (io.Reader, io.Writer, error) {
+	if !machine {
+		return takeStreams()
+	}
+	if err := startMachine(); err != nil {
+		return nil, nil, err
+	}
+	if err := sys.CloseOnExecFrom(3); err != nil {
+		return nil, nil, err
+	}
+	host, err := hostStream()
+	return host, host, err
+}
+
 // takeStreams moves the conversation away from standard input and output, where
 // the function or a stray print could get at it, and returns its two sides.
-func takeStreams() (host, toHost *os.File, err error) {
+func takeStreams() (host io.Reader, toHost io.Writer, err error) {
 	if err := sys.CloseOnExecFrom(3); err != nil {
 		return nil, nil, err
 	}

@@ -66,6 +66,12 @@ const (
 	Podman Capability = "podman"
 	// Overlayfs is the right to mount an overlay of directories.
 	Overlayfs Capability = "overlayfs"
+	// QEMU is the qemu-system-x86_64 program, found in PATH. It need not have
+	// KVM.
+	QEMU Capability = "qemu"
+	// GuestImages is what package faasnap/guest needs to make what virtual
+	// machines boot: mmdebstrap, dpkg-deb and mke2fs, found in PATH, and root.
+	GuestImages Capability = "guest images"
 	// AWSCLI is the aws program, found in PATH.
 	AWSCLI Capability = "awscli"
 	// Boto3 is a Python with the module boto3; see Boto3Python.
@@ -154,21 +160,17 @@ func probe(t testing.TB, c Capability) error {
 	t.Helper()
 	switch c {
 	case FFmpeg:
-		for _, name := range []string{"ffmpeg", "ffprobe"} {
-			if _, err := exec.LookPath(name); err != nil {
-				return err
-			}
-		}
-		return nil
+		return lookAll("ffmpeg", "ffprobe")
 	case Chromium:
 		return lookAny("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless-shell")
 	case UI:
 		return haveUI()
 	case Root:
-		if uid := os.Geteuid(); uid != 0 {
-			return fmt.Errorf("needs user id 0, has %d", uid)
-		}
-		return nil
+		return probeRoot()
+	case QEMU:
+		return lookAll("qemu-system-x86_64")
+	case GuestImages:
+		return errors.Join(probeRoot(), lookAll("mmdebstrap", "dpkg-deb", "mke2fs"))
 	case Python3:
 		return lookAny("python3")
 	case CC:
@@ -221,6 +223,23 @@ func Boto3Python() (string, error) {
 		errs = append(errs, err)
 	}
 	return "", errors.Join(errs...)
+}
+
+func probeRoot() error {
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Errorf("needs user id 0, has %d", uid)
+	}
+	return nil
+}
+
+// lookAll returns nil if all of the programs are in PATH.
+func lookAll(names ...string) error {
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lookAny returns nil if one of the programs is in PATH.

@@ -1,0 +1,199 @@
+package sys
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func mountFS(fstype, source, target string, f MountFlags, data string) error {
+	var flags uintptr = unix.MS_NOATIME
+	for _, o := range []struct {
+		set  bool
+		flag uintptr
+	}{{f.ReadOnly, unix.MS_RDONLY}, {f.NoExec, unix.MS_NOEXEC}, {f.NoSetuid, unix.MS_NOSUID}, {f.NoDevices, unix.MS_NODEV}} {
+		if o.set {
+			flags |= o.flag
+		}
+	}
+	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", fstype, target, err)
+	}
+	return nil
+}
+
+func enterRoot(dir string, keep []string) error {
+	for _, name := range keep {
+		if err := unix.Mount(name, filepath.Join(dir, name), "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("enter root %s: move %s: %w", dir, name, err)
+		}
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return fmt.Errorf("enter root %s: %w", dir, err)
+	}
+	// The first root cannot be pivoted away from; it is mounted over.
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("enter root %s: %w", dir, err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("enter root %s: %w", dir, err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("enter root %s: %w", dir, err)
+	}
+	return nil
+}
+
+func loadModule(f *os.File) error {
+	err := unix.FinitModule(int(f.Fd()), "", 0)
+	runtime.KeepAlive(f)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("load module %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	return nil
+}
+
+func setHostName(name string) error {
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
+	}
+	return nil
+}
+
+func setClock(t time.Time) error {
+	at := unix.NsecToTimespec(t.UnixNano())
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &at); err != nil {
+		return fmt.Errorf("set clock: %w", err)
+	}
+	return nil
+}
+
+// maxSeedBytes is what one call takes of a seed.
+const maxSeedBytes = 512
+
+// poolInfo is the kernel's struct rand_pool_info.
+type poolInfo struct {
+	bits, bytes int32
+	seed        [maxSeedBytes]byte
+}
+
+func addEntropy(seed []byte) error {
+	if len(seed) == 0 || len(seed) > maxSeedBytes {
+		return fmt.Errorf("add entropy: %d bytes, not 1 to %d", len(seed), maxSeedBytes)
+	}
+	// The runtime's poller has no use for this file.
+	fd, err := unix.Open("/dev/urandom", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("add entropy: %w", err)
+	}
+	defer unix.Close(fd)
+	info := poolInfo{bits: int32(len(seed)) * 8, bytes: int32(len(seed))}
+	copy(info.seed[:], seed)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info))); errno != 0 {
+		return fmt.Errorf("add entropy: %w", errno)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDRESEEDCRNG, 0); errno != 0 {
+		return fmt.Errorf("seed random numbers anew: %w", errno)
+	}
+	return nil
+}
+
+func freeMemory() (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("read free memory: %w", err)
+	}
+	for line := range bytes.Lines(text) {
+		fields := bytes.Fields(line)
+		if len(fields) == 3 && string(fields[0]) == "MemFree:" {
+			kib, err := strconv.ParseInt(string(fields[1]), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read free memory: %w", err)
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, errors.New("read free memory: /proc/meminfo has no MemFree")
+}
+
+func powerOff(reset bool) error {
+	unix.Sync()
+	if !reset {
+		// Where there is no such thing the kernel halts, which is of no use.
+		if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+			return fmt.Errorf("power off: %w", err)
+		}
+	}
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		return fmt.Errorf("restart: %w", err)
+	}
+	return nil
+}
+
+func listenVsock(port uint32) (func() (*os.File, error), error) {
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("listen on vsock port %d: %w", port, err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: port}); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on vsock port %d: %w", port, err), unix.Close(fd))
+	}
+	if err := unix.Listen(fd, 1); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on vsock port %d: %w", port, err), unix.Close(fd))
+	}
+	listener := os.NewFile(uintptr(fd), "vsock:"+strconv.FormatUint(uint64(port), 10))
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on vsock port %d: %w", port, err), listener.Close())
+	}
+	return func() (*os.File, error) {
+		for {
+			var conn int
+			var peer unix.Sockaddr
+			var acceptErr error
+			err := raw.Read(func(fd uintptr) bool {
+				conn, peer, acceptErr = unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+				return !errors.Is(acceptErr, unix.EAGAIN)
+			})
+			if err = errors.Join(err, acceptErr); err != nil {
+				if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
+					continue
+				}
+				return nil, fmt.Errorf("accept from %s: %w", listener.Name(), err)
+			}
+			// The function in the guest shall not pose as its host.
+			if vm, ok := peer.(*unix.SockaddrVM); !ok || vm.CID != unix.VMADDR_CID_HOST {
+				if err := unix.Close(conn); err != nil {
+					return nil, fmt.Errorf("refuse stream to %s: %w", listener.Name(), err)
+				}
+				continue
+			}
+			return os.NewFile(uintptr(conn), "host"), nil
+		}
+	}, nil
+}

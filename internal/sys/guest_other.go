@@ -1,0 +1,29 @@
+//go:build unix && !linux
+
+package sys
+
+import (
+	"errors"
+	"os"
+	"time"
+)
+
+func mountFS(string, string, string, MountFlags, string) error { return errors.ErrUnsupported }
+
+func enterRoot(string, []string) error { return errors.ErrUnsupported }
+
+func loadModule(*os.File) error { return errors.ErrUnsupported }
+
+func loopbackUp() error { return errors.ErrUnsupported }
+
+func setHostName(string) error { return errors.ErrUnsupported }
+
+func setClock(time.Time) error { return errors.ErrUnsupported }
+
+func addEntropy([]byte) error { return errors.ErrUnsupported }
+
+func freeMemory() (int64, error) { return 0, errors.ErrUnsupported }
+
+func powerOff(bool) error { return errors.ErrUnsupported }
+
+func listenVsock(uint32) (func() (*os.File, error), error) { return nil, errors.ErrUnsupported }
