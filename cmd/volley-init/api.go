@@ -157,6 +157,10 @@ func (c *connection) next() error {
 		b = append(b, "\r\nLambda-Runtime-Trace-Id: "...)
 		b = append(b, inv.TraceID...)
 	}
+	if inv.instance != "" {
+		b = append(b, "\r\nVolley-Restored: "...)
+		b = append(b, inv.instance...)
+	}
 	if len(inv.ClientContext) > 0 {
 		b = append(b, "\r\nLambda-Runtime-Client-Context: "...)
 		b = appendHeaderJSON(b, inv.ClientContext)

@@ -81,6 +81,11 @@ func run(machine bool) (err error) {
 		return err
 	}
 	s := newSession(boot, enc, logs)
+	if machine {
+		if s.restorer, err = newRestorer(); err != nil {
+			return err
+		}
+	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	go func() {

@@ -20,6 +20,8 @@ type session struct {
 	boot frame.Boot
 	enc  *frame.Encoder
 	logs *logs
+	// restorer is set in a virtual machine.
+	restorer *restorer
 
 	// events has the event that waits for the function to ask for it.
 	events chan *invocation
@@ -37,6 +39,11 @@ type session struct {
 	held      *frame.Reply
 	heldTimer *time.Timer
 	isOver    bool
+	// waiting says that the function waits for an event, quiescing that the
+	// host waits for that.
+	waiting, quiescing bool
+	// instance is the id of the restored machine, until an event takes it.
+	instance string
 }
 
 // invocation is an event under way.
@@ -46,6 +53,9 @@ type invocation struct {
 	due time.Time
 	// taken says that the function has got it.
 	taken bool
+	// instance is the id of the machine if it was restored since the event
+	// before.
+	instance string
 	// streaming says that a streamed answer has begun.
 	streaming bool
 }
@@ -63,7 +73,12 @@ func newSession(boot frame.Boot, enc *frame.Encoder, logs *logs) *session {
 
 // listen acts on what the host says until it is gone.
 func (s *session) listen(dec *frame.Decoder) {
+	owed := false // an answer to a Restore, which can wait for an event after it
 	for {
+		if owed && !dec.Buffered() {
+			owed = false
+			_ = s.enc.Encode(frame.TypeRestored, nil)
+		}
 		t, body, err := dec.Next()
 		if err != nil {
 			s.end(frame.Exit{Reason: frame.ReasonShutdown, Detail: "the host is gone"})
@@ -79,6 +94,15 @@ func (s *session) listen(dec *frame.Decoder) {
 			ev.ClientContext = dec.Keep(ev.ClientContext)
 			ev.Payload = dec.Keep(ev.Payload)
 			s.arrive(&invocation{Event: ev})
+		case frame.TypeRestore:
+			if err := s.restored(body); err != nil {
+				_ = s.enc.Encode(frame.TypeRestored, []byte(err.Error()))
+				s.end(frame.Exit{Reason: frame.ReasonShutdown, Detail: err.Error()})
+				return
+			}
+			owed = true
+		case frame.TypeQuiesce:
+			s.quiesce()
 		case frame.TypeCancel:
 			s.cancel(string(body))
 		case frame.TypeShutdown:
@@ -95,6 +119,7 @@ func (s *session) arrive(inv *invocation) {
 		return // the host does not send a second one before the answer to the first
 	}
 	s.current = inv
+	inv.instance, s.instance = s.instance, ""
 	budget := time.Duration(inv.Budget) * time.Microsecond
 	inv.due = time.Now().Add(budget)
 	s.timer.Reset(budget)
@@ -154,10 +179,18 @@ func (s *session) next() (*invocation, error) {
 			return nil, err
 		}
 	}
+	s.mu.Lock()
+	s.waiting = true
+	quiet := s.quiescing && s.current == nil
+	s.mu.Unlock()
+	if quiet {
+		s.quiet()
+	}
 	select {
 	case inv := <-s.events:
 		s.mu.Lock()
 		inv.taken = true
+		s.waiting = false
 		s.mu.Unlock()
 		s.logs.begin(inv.ID)
 		return inv, nil

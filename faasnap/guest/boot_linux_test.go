@@ -2,11 +2,13 @@ package guest_test
 
 import (
 	"bytes"
-	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -21,11 +23,10 @@ import (
 	"github.com/volley-run/volley/sandbox/sandboxtest"
 )
 
-// console collects what a guest prints, with the time since its start.
+// console collects what a guest prints.
 type console struct {
-	mu    sync.Mutex
-	start time.Time
-	text  bytes.Buffer
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
 func (c *console) Write(p []byte) (int, error) {
@@ -65,59 +66,157 @@ func boot(t *testing.T, image guest.Image, more ...string) (*os.File, *exec.Cmd,
 	}
 	qemu := exec.Command("qemu-system-x86_64", append(args, more...)...)
 	qemu.ExtraFiles = []*os.File{remote}
-	out := &console{start: time.Now()}
+	out := &console{}
 	qemu.Stdout, qemu.Stderr = out, out
 	if err := qemu.Start(); err != nil {
 		t.Fatal(err)
 	}
-	remote.Close()
+	t.Cleanup(func() {
+		_ = qemu.Process.Kill() // it has ended if the test went well
+		_ = qemu.Wait()
+		if err := host.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := remote.Close(); err != nil {
+		t.Fatal(err)
+	}
 	return host, qemu, out
 }
 
-func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
+// testBuilder returns a Builder whose images the tests of all packages share.
+func testBuilder(t *testing.T) *guest.Builder {
+	t.Helper()
 	testenv.Need(t, testenv.QEMU, testenv.GuestImages)
 	cache, err := guest.CacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)}
+	return &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)}
+}
+
+// letGo ends an Agent's use of a stream, not the stream.
+type letGo struct{ *os.File }
+
+func (l letGo) Close() error { return l.SetReadDeadline(time.Now()) }
+
+const pythonFunction = `
+import os, random, time
+
+random.seed(1)
+same = random.Random(1)
+restored = []
+
+def after_restore():
+    restored.append(open("/run/volley/instance-id").read())
+    if len(restored) == 1:
+        raise ValueError("the first time")
+
+def handler(event, context):
+    with open("/tmp/file", "w") as f:
+        f.write("x")
+    return {
+        "uid": os.getuid(), "drawn": random.random(), "expected": same.random(),
+        "restored": restored, "time": time.time(), "uptime": float(open("/proc/uptime").read().split()[0]),
+    }
+`
+
+// said is what pythonFunction answers.
+type said struct {
+	UID             int
+	Drawn, Expected float64
+	Restored        []string
+	Time, Uptime    float64
+}
+
+func invoke(t *testing.T, a *agent.Agent, id string) (said, sandbox.Response) {
+	t.Helper()
+	resp, err := a.Invoke(t.Context(), sandbox.Request{ID: id, Payload: []byte(`{}`), Deadline: time.Now().Add(30 * time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s said
+	if resp.FunctionError == "" {
+		if err := json.Unmarshal(resp.Payload, &s); err != nil {
+			t.Fatalf("answer %s: %v", resp.Payload, err)
+		}
+	}
+	return s, resp
+}
+
+func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
+	b := testBuilder(t)
 	code := t.TempDir()
 	if err := os.WriteFile(filepath.Join(code, "app.py"), []byte(pythonFunction), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	image, err := b.Function(ctx, "python3.12", code)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &function.Function{Name: "f", Runtime: "python3.12", Handler: "app.handler", MemoryMB: 256, Timeout: 30 * time.Second}
-	start := time.Now()
-	stream, qemu, out := boot(t, image)
-	defer func() {
-		if t.Failed() {
-			t.Logf("console:\n%s", out)
-		}
-	}()
-	defer qemu.Process.Kill()
 	cfg, err := agent.Command(f, "c", agent.Layout{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Credential = &frame.Credential{UID: guest.FunctionID, GID: guest.FunctionID}
-	cfg.InitTimeout = time.Minute
-	a, err := agent.Start(ctx, agent.Conn{Reader: stream, Writer: stream, Closer: stream}, cfg, agent.Options{Function: f, Log: func(l function.LogLine) { t.Log(l) }})
+	cfg.InitTimeout = time.Minute // without KVM all is slow
+	start := time.Now()
+	stream, qemu, out := boot(t, image)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("console:\n%s", out)
+		}
+	})
+	conn := agent.Conn{Reader: stream, Writer: stream, Closer: letGo{stream}}
+	opts := agent.Options{Function: f}
+	a, err := agent.Start(ctx, conn, cfg, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("ready after %v", time.Since(start))
-	for i := range 3 {
-		resp, err := a.Invoke(ctx, sandbox.Request{ID: fmt.Sprint("r", i), Payload: []byte(`{}`), Deadline: time.Now().Add(10 * time.Second)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%s in %v", resp.Payload, resp.Run)
+	first, resp := invoke(t, a, "first")
+	if first.UID != guest.FunctionID || first.Drawn != first.Expected || len(first.Restored) > 0 {
+		t.Errorf("first answer %+v", first)
 	}
+	t.Logf("first invocation: %v at %v s of uptime", resp.Run, first.Uptime)
+
+	memory, err := a.Quiesce(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if memory.FreeBytes < 16<<20 || memory.FreeBytes > 256<<20 {
+		t.Errorf("%d bytes of memory are free", memory.FreeBytes)
+	}
+	t.Logf("%d MiB of memory are free", memory.FreeBytes>>20)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+
+	at := time.Now().Add(time.Hour)
+	a, err = agent.Resume(ctx, conn, agent.Restore{Time: at.UnixNano(), ID: "machine-1"}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, resp := invoke(t, a, "second"); resp.FunctionError == "" || !strings.Contains(string(resp.Payload), "the first time") || resp.Broken {
+		t.Errorf("a hook that fails gives %+v: %s", resp, resp.Payload)
+	}
+	third, resp := invoke(t, a, "third")
+	if !slices.Equal(third.Restored, []string{"machine-1", "machine-1"}) || third.Drawn == third.Expected {
+		t.Errorf("after restore: %+v", third)
+	}
+	if d := third.Time - float64(at.Unix()); d < 0 || d > 60 {
+		t.Errorf("the clock is %v s off", d)
+	}
+	t.Logf("an invocation when warm: %v", resp.Run)
+	if fourth, _ := invoke(t, a, "fourth"); len(fourth.Restored) != 2 {
+		t.Errorf("the hook was called again: %+v", fourth)
+	}
+	// The agent lets go of the stream; volley-init is told to end all the same.
 	if err := a.Shutdown(ctx); err != nil {
 		t.Error(err)
 	}
@@ -125,14 +224,3 @@ func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
 		t.Errorf("QEMU: %v", err)
 	}
 }
-
-const pythonFunction = `
-import os, random, sys
-restored = []
-
-def after_restore():
-    restored.append(open("/run/volley/instance-id").read())
-
-def handler(event, context):
-    return {"uid": os.getuid(), "random": random.random(), "restored": restored, "boot": open("/proc/uptime").read(), "mounts": open("/proc/mounts").read(), "py": sys.version}
-`

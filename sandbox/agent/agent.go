@@ -73,6 +73,8 @@ type Agent struct {
 	// done is closed when the reader has ended; readErr says why then.
 	done    chan struct{}
 	readErr error
+	// quiet takes the answer to Quiesce.
+	quiet chan frame.Quiet
 
 	mu sync.Mutex
 	// current is the invocation that results are awaited for.
@@ -102,19 +104,11 @@ type call struct {
 // Shutdown.
 func Start(ctx context.Context, conn Conn, boot Boot, opts Options) (*Agent, error) {
 	boot.SetDefaults()
-	a := &Agent{
-		opts:        opts,
-		conn:        conn,
-		enc:         frame.NewEncoder(conn),
-		log:         newLogger(opts),
-		started:     time.Now(),
-		timeout:     opts.Function.Timeout,
-		initTimeout: boot.InitTimeout,
-		results:     make(chan result, 1),
-		done:        make(chan struct{}),
-		current:     &call{},
-		first:       true,
-	}
+	a := newAgent(conn, opts)
+	a.started = time.Now()
+	a.initTimeout = boot.InitTimeout
+	a.current = &call{}
+	a.first = true
 	a.log.keepTail(true)
 	go a.read()
 	err := a.boot(ctx, boot)
@@ -122,6 +116,19 @@ func Start(ctx context.Context, conn Conn, boot Boot, opts Options) (*Agent, err
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
+}
+
+func newAgent(conn Conn, opts Options) *Agent {
+	return &Agent{
+		opts:    opts,
+		conn:    conn,
+		enc:     frame.NewEncoder(conn),
+		log:     newLogger(opts),
+		timeout: opts.Function.Timeout,
+		results: make(chan result, 1),
+		done:    make(chan struct{}),
+		quiet:   make(chan frame.Quiet, 1),
+	}
 }
 
 func (a *Agent) boot(ctx context.Context, boot Boot) error {
@@ -382,6 +389,9 @@ func (a *Agent) exited(e frame.Exit, id string, budget time.Duration, cause erro
 func (a *Agent) lost(id string, cause error) outcome {
 	if cause != nil {
 		return outcome{broken: true, err: fmt.Errorf("invoke function: %w", cause)}
+	}
+	if errors.Is(a.readErr, errNotRestored) {
+		return outcome{broken: true, err: fmt.Errorf("invoke function: %w: %w", sandbox.ErrNotStarted, a.readErr)}
 	}
 	if a.outOfMemory() {
 		failed := exitError(frame.Exit{ID: id, Reason: frame.ReasonExit, Signal: "killed", Killed: true}, id, 0)

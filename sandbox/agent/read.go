@@ -48,6 +48,18 @@ func (a *Agent) handle(dec *frame.Decoder, t frame.Type, body []byte) error {
 	case frame.TypeReady:
 		a.deliver(nil, result{kind: t})
 		return nil
+	case frame.TypeRestored:
+		if len(body) > 0 {
+			return fmt.Errorf("%w: %s", errNotRestored, body)
+		}
+		return nil
+	case frame.TypeQuiet:
+		q, err := frame.ParseQuiet(body)
+		if err != nil {
+			return err
+		}
+		a.quieted(q)
+		return nil
 	case frame.TypeExited:
 		r := result{kind: t, broken: true}
 		if err := json.Unmarshal(body, &r.exit); err != nil {

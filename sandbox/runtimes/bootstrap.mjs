@@ -161,7 +161,29 @@ async function loadHandler(root, name) {
   const handler = find(module) ?? find(module?.default);
   if (handler === undefined) throw new Fault('Runtime.HandlerNotFound', `${name} is undefined or not exported`);
   if (typeof handler !== 'function') throw new Fault('Runtime.HandlerNotFound', `${name} is not a function`);
-  return handler;
+  return { handler, hook: module.afterRestore ?? module.default?.afterRestore };
+}
+
+// reseed gives Math.random, whose state is the same in all processes restored
+// from one snapshot, one from the kernel's random numbers.
+function reseed() {
+  const file = fs.openSync('/dev/urandom', 'r');
+  const seed = new Uint32Array(4);
+  try {
+    fs.readSync(file, seed, 0, seed.byteLength, null);
+  } finally {
+    fs.closeSync(file);
+  }
+  let [a, b, c, d] = seed;
+  const word = () => { // sfc32
+    const t = (a + b + d) | 0;
+    d = (d + 1) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = (((c << 21) | (c >>> 11)) + t) | 0;
+    return t >>> 0;
+  };
+  Math.random = () => ((word() >>> 5) * 67108864 + (word() >>> 6)) / 9007199254740992;
 }
 
 // ---- streaming
@@ -357,13 +379,15 @@ async function main() {
   process.on('beforeExit', () => control.loopIsEmpty?.());
 
   let handler;
+  let hook;
   try {
-    handler = await loadHandler(process.env.LAMBDA_TASK_ROOT, process.env._HANDLER ?? '');
+    ({ handler, hook } = await loadHandler(process.env.LAMBDA_TASK_ROOT, process.env._HANDLER ?? ''));
   } catch (error) {
     await die(error?.name, error, 1);
     return;
   }
 
+  let restored = false;
   for (;;) {
     const { headers, body } = await client.next();
     requestId = headers['lambda-runtime-aws-request-id'];
@@ -380,6 +404,20 @@ async function main() {
       const report = describe(new Fault('Runtime.UnmarshalError', `Unable to parse the event: ${error.message}`));
       await client.post(`invocation/${requestId}/error`, JSON.stringify(report), { more: typeHeader(report) });
       continue;
+    }
+    restored ||= 'volley-restored' in headers;
+    if (restored) {
+      try {
+        reseed();
+        await hook?.();
+        restored = false; // after an error it is tried again
+      } catch (error) {
+        const report = describe(error);
+        console.error('Invoke Error', error);
+        await client.post(`invocation/${requestId}/error`, JSON.stringify(report), { more: typeHeader(report) });
+        requestId = '';
+        continue;
+      }
     }
     if (handler[STREAMING]) {
       await serveStream(client, handler, event, context, control, requestId);

@@ -136,7 +136,7 @@ class _Fault(Exception):
 
 
 def _load(name):
-    """Imports the module of a handler and returns the function in it."""
+    """Imports the module of a handler and returns it and the function in it."""
     module_name, dot, function_name = name.rpartition(".")
     if not dot or not module_name or not function_name:
         raise _Fault("Runtime.MalformedHandlerName", f"Bad handler '{name}': write module.function")
@@ -152,7 +152,24 @@ def _load(name):
         raise _Fault("Runtime.UserCodeSyntaxError", f"Syntax error in module '{module_name}': {error}", where) from error
     if not hasattr(module, function_name):
         raise _Fault("Runtime.HandlerNotFound", f"Handler '{function_name}' missing on module '{module_name}'")
-    return getattr(module, function_name)
+    return module, getattr(module, function_name)
+
+
+def _after_restore(module):
+    """Makes this copy of a process, restored from a snapshot, one of its own.
+
+    The kernel's random numbers are already. What libraries have drawn from them
+    for later is not, and neither is what the function knows to be its own: its
+    hook after_restore sees to that.
+    """
+    if random := sys.modules.get("random"):
+        random.seed()
+    if numpy := sys.modules.get("numpy.random"):
+        numpy.seed()
+    if ssl := sys.modules.get("ssl"):
+        ssl.RAND_add(os.urandom(32), 32.0)
+    if hook := getattr(module, "after_restore", None):
+        hook()
 
 
 def _failure(error, request_id=""):
@@ -244,11 +261,12 @@ def main():
     client = _Client(os.environ["AWS_LAMBDA_RUNTIME_API"])
     logs = _Logging()
     try:
-        handler = _load(os.environ.get("_HANDLER", ""))
+        module, handler = _load(os.environ.get("_HANDLER", ""))
     except Exception as error:
         kind, report = _failure(error)
         client.post("init/error", report, headers=f"Lambda-Runtime-Function-Error-Type: {kind}\r\n")
         sys.exit(1)
+    restored = False
     while True:
         logs.attach()
         headers, event = client.next()
@@ -258,7 +276,11 @@ def main():
             os.environ["_X_AMZN_TRACE_ID"] = trace_id
         else:
             os.environ.pop("_X_AMZN_TRACE_ID", None)
+        restored = restored or "volley-restored" in headers
         try:
+            if restored:
+                _after_restore(module)
+                restored = False  # after an error it is tried again
             answer, content_type = _answer(handler, event, _context(headers))
         except Exception as error:
             kind, report = _failure(error, request_id)

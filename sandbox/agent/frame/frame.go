@@ -19,6 +19,16 @@
 // ends, and so does the stream. volley-init also ends, and takes the function
 // with it, when the stream from the host ends.
 //
+// A virtual machine can be written down and go on from there, many times and
+// elsewhere. Before that the host sends Quiesce, and volley-init answers with
+// Quiet when the function has asked for its next event, all that it wrote has
+// been sent, and nothing else is under way. To a machine that goes on the host
+// sends Restore instead of Boot. The first Event may follow at once: frames are
+// acted on in their order, so the event finds the clock set and random numbers
+// that no other machine has. volley-init answers with Restored, possibly after
+// the answer to that event; if it tells an error, Exited follows, and no event
+// has reached the function since.
+//
 // Inside bodies, numbers are big-endian, and a string is its length as an
 // unsigned varint followed by its bytes.
 package frame
@@ -48,6 +58,10 @@ const (
 	TypeCancel Type = 'C'
 	// TypeShutdown asks volley-init to end the function and itself.
 	TypeShutdown Type = 'Q'
+	// TypeQuiesce asks for a TypeQuiet. The body is empty.
+	TypeQuiesce Type = 'S'
+	// TypeRestore is a Restore.
+	TypeRestore Type = 'T'
 )
 
 // The frames from volley-init.
@@ -71,6 +85,11 @@ const (
 	TypeStreamEnd Type = 'Z'
 	// TypeLog is a Log.
 	TypeLog Type = 'L'
+	// TypeQuiet is a Quiet.
+	TypeQuiet Type = 'M'
+	// TypeRestored answers a TypeRestore. The body is text that says what went
+	// wrong, or empty.
+	TypeRestored Type = 'D'
 	// TypeExited is an Exit as JSON. It is the last frame.
 	TypeExited Type = 'X'
 )
@@ -224,6 +243,10 @@ func (d *Decoder) Next() (Type, []byte, error) {
 	}
 	return t, b, nil
 }
+
+// Buffered says whether more of the stream than what Next has returned has been
+// read already.
+func (d *Decoder) Buffered() bool { return d.r.Buffered() > 0 }
 
 // Keep returns b, a part of the body that Next returned last, as bytes that
 // stay valid. Large ones are not copied.

@@ -48,13 +48,18 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		}
 		var b bytes.Buffer
 		enc := NewEncoder(&b)
-		for _, err := range []error{enc.Event(&ev), enc.Reply(TypeResponse, &reply), enc.Log(&log), enc.Encode(TypeShutdown, nil)} {
+		restore := Restore{Time: rapid.Int64().Draw(t, "clock"), ID: rapid.String().Draw(t, "machine")}
+		copy(restore.Seed[:], rapid.SliceOfN(rapid.Byte(), SeedBytes, SeedBytes).Draw(t, "seed"))
+		quiet := Quiet{FreeBytes: rapid.Int64().Draw(t, "free")}
+		for _, err := range []error{
+			enc.Event(&ev), enc.Reply(TypeResponse, &reply), enc.Log(&log), enc.Encode(TypeShutdown, nil), enc.Restore(&restore), enc.Quiet(&quiet),
+		} {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
 		types, bodies, err := decodeAll(iotest.HalfReader(&b))
-		if !errors.Is(err, io.EOF) || string(types) != string([]Type{TypeEvent, TypeResponse, TypeLog, TypeShutdown}) {
+		if !errors.Is(err, io.EOF) || string(types) != string([]Type{TypeEvent, TypeResponse, TypeLog, TypeShutdown, TypeRestore, TypeQuiet}) {
 			t.Fatalf("types %q, error %v", types, err)
 		}
 		gotEvent, err := ParseEvent(bodies[0])
@@ -75,6 +80,12 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		gotLog, err := ParseLog(bodies[2])
 		if err != nil {
 			t.Fatal(err)
+		}
+		if got, err := ParseRestore(bodies[4]); err != nil || got != restore {
+			t.Fatalf("restore %+v, error %v, want %+v", got, err, restore)
+		}
+		if got, err := ParseQuiet(bodies[5]); err != nil || got != quiet {
+			t.Fatalf("quiet %+v, error %v, want %+v", got, err, quiet)
 		}
 		var gotLines [][]byte
 		for line, rest, ok := Line(gotLog.Lines); ok; line, rest, ok = Line(rest) {
@@ -166,6 +177,10 @@ func TestParsersRejectBodiesThatAreCutShort(t *testing.T) {
 		body  []byte
 		parse func([]byte) error
 	}{
+		"restore": {
+			(&Restore{ID: "id"}).appendHead(nil), func(b []byte) error { _, err := ParseRestore(b); return err },
+		},
+		"quiet": {(&Quiet{}).appendHead(nil), func(b []byte) error { _, err := ParseQuiet(b); return err }},
 		"event": {event, func(b []byte) error { _, err := ParseEvent(b); return err }},
 		"reply": {reply, func(b []byte) error { _, err := ParseReply(b); return err }},
 		"log":   {log, func(b []byte) error { _, err := ParseLog(b); return err }},
@@ -189,6 +204,8 @@ func FuzzDecoder(f *testing.F) {
 		enc.Reply(TypeError, &Reply{ID: "id", Kind: "Error", Payload: []byte("{}")}),
 		enc.Log(&Log{Stream: Stdout, ID: "id", Lines: AppendLine(nil, []byte("line"))}),
 		enc.JSON(TypeBoot, Boot{Argv: []string{"x"}}),
+		enc.Restore(&Restore{Time: 1, ID: "id"}),
+		enc.Quiet(&Quiet{FreeBytes: 1}),
 	} {
 		if err != nil {
 			f.Fatal(err)
@@ -213,6 +230,14 @@ func FuzzDecoder(f *testing.F) {
 				if len(again)+len(r.Payload) > len(body) {
 					t.Errorf("reply of %d bytes (type %q) has more in it than that", len(body), typ)
 				}
+			}
+			if r, err := ParseRestore(body); err == nil {
+				if again := r.appendHead(nil); len(again) > len(body) {
+					t.Errorf("restore of %d bytes has %d in it", len(body), len(again))
+				}
+			}
+			if q, err := ParseQuiet(body); err == nil && !bytes.Equal(q.appendHead(nil), body) {
+				t.Errorf("quiet %x is %+v", body, q)
 			}
 			if l, err := ParseLog(body); err == nil {
 				n := 0

@@ -1,0 +1,69 @@
+package frame
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// SeedBytes is the length of a Restore's Seed.
+const SeedBytes = 64
+
+// Restore tells a guest that it goes on from a copy of an earlier guest's
+// memory. Its body is Time (8 bytes), Seed and the id as a string.
+type Restore struct {
+	// Time is what the clock is set to, in nanoseconds since 1970.
+	Time int64
+	// Seed is entropy that no other guest gets.
+	Seed [SeedBytes]byte
+	// ID is the restored machine's own, as no two have the same.
+	ID string
+}
+
+func (r *Restore) appendHead(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Time))
+	b = append(b, r.Seed[:]...)
+	return appendString(b, r.ID)
+}
+
+func (r *Restore) payload() []byte { return nil }
+
+// Restore writes a TypeRestore.
+func (e *Encoder) Restore(r *Restore) error { return e.encode(TypeRestore, r) }
+
+// ParseRestore reads the body of a TypeRestore.
+func ParseRestore(body []byte) (Restore, error) {
+	p := parser{rest: body}
+	r := Restore{Time: int64(p.uint64())}
+	copy(r.Seed[:], p.take(SeedBytes))
+	r.ID = string(p.bytes())
+	if p.bad || len(p.rest) > 0 {
+		return Restore{}, fmt.Errorf("%w: restore of %d bytes", ErrMalformed, len(body))
+	}
+	return r, nil
+}
+
+// Quiet says that nothing is under way in a guest. Its body is FreeBytes (8
+// bytes).
+type Quiet struct {
+	// FreeBytes is how much memory nothing uses, or 0 if that is not known.
+	FreeBytes int64
+}
+
+func (q *Quiet) appendHead(b []byte) []byte {
+	return binary.BigEndian.AppendUint64(b, uint64(q.FreeBytes))
+}
+
+func (q *Quiet) payload() []byte { return nil }
+
+// Quiet writes a TypeQuiet.
+func (e *Encoder) Quiet(q *Quiet) error { return e.encode(TypeQuiet, q) }
+
+// ParseQuiet reads the body of a TypeQuiet.
+func ParseQuiet(body []byte) (Quiet, error) {
+	p := parser{rest: body}
+	q := Quiet{FreeBytes: int64(p.uint64())}
+	if p.bad || len(p.rest) > 0 {
+		return Quiet{}, fmt.Errorf("%w: quiet of %d bytes", ErrMalformed, len(body))
+	}
+	return q, nil
+}

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/volley-run/volley/sandbox/agent/frame"
+)
+
+// Restore is what a guest is told when it goes on from a snapshot.
+type Restore = frame.Restore
+
+// errNotRestored says that a guest refused to go on from a snapshot: no event
+// has reached its function.
+var errNotRestored = errors.New("the guest could not be restored")
+
+// Resume begins the conversation over conn, which it owns from now on, with a
+// volley-init whose function was ready for an event when its virtual machine
+// was written down. It tells volley-init what r says; a zero Time is the time
+// at which it does, a zero Seed is drawn at random. It does not wait for the
+// answer, so the first invocation may follow at once; if the guest cannot do
+// what r says, that invocation fails with sandbox.ErrNotStarted and the Agent
+// is broken. After an error conn is closed.
+func Resume(ctx context.Context, conn Conn, r Restore, opts Options) (*Agent, error) {
+	now := time.Now()
+	a := newAgent(conn, opts)
+	a.started, a.ready = now, now
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(fmt.Errorf("resume function %s: %w", opts.Function.Name, context.Cause(ctx)), conn.Close())
+	}
+	if r.Seed == [frame.SeedBytes]byte{} {
+		rand.Read(r.Seed[:]) // never fails
+	}
+	if r.Time == 0 {
+		r.Time = time.Now().UnixNano()
+	}
+	// The stream is empty and takes so little at once.
+	if err := a.enc.Restore(&r); err != nil {
+		return nil, errors.Join(fmt.Errorf("resume function %s: %w", opts.Function.Name, err), conn.Close())
+	}
+	go a.read()
+	return a, nil
+}
+
+// Memory is what a guest tells of its memory.
+type Memory struct {
+	// FreeBytes is how much nothing uses, caches neither; 0 is not known.
+	FreeBytes int64
+}
+
+// Quiesce waits until nothing is under way in a sandbox that runs no
+// invocation: the function waits for an event, and all that it has logged has
+// arrived. Then its virtual machine can be written down. An event undoes it.
+func (a *Agent) Quiesce(ctx context.Context) (Memory, error) {
+	if err := a.enc.Encode(frame.TypeQuiesce, nil); err != nil {
+		return Memory{}, fmt.Errorf("quiesce sandbox: %w", err)
+	}
+	select {
+	case q := <-a.quiet:
+		return Memory{FreeBytes: q.FreeBytes}, nil
+	case <-a.done:
+		return Memory{}, fmt.Errorf("quiesce sandbox: volley-init ended: %w", a.readErr)
+	case <-ctx.Done():
+		return Memory{}, fmt.Errorf("quiesce sandbox: %w", context.Cause(ctx))
+	}
+}
+
+// quieted passes on that the guest is quiet. Of several answers nobody waited
+// for, the newest counts.
+func (a *Agent) quieted(q frame.Quiet) {
+	for {
+		select {
+		case a.quiet <- q:
+			return
+		default:
+		}
+		select {
+		case <-a.quiet:
+		default:
+		}
+	}
+}
