@@ -22,6 +22,15 @@ type GuestFiles struct {
 	// Check, if there is one, looks at the loading set as it is read: see
 	// LoadFile. It needs the whole set, in chunks of LoadChunk.
 	Check func(offset int64, chunk []byte) error
+	// FaultPages is how many pages a fault on the memory file makes present, as
+	// far as they are served alike: a power of two, at most 16; 0 is 16.
+	FaultPages int
+	// Faulted, if there is one, gets each page that the guest waits for, in
+	// order, from Serve's goroutine.
+	Faulted func(page int)
+	// Loaded, if there is one, is called once, from Serve's goroutine, when all
+	// of the loading set has been copied into the guest.
+	Loaded func()
 }
 
 // GuestStats is how a guest's memory has been served so far.
@@ -56,6 +65,9 @@ const (
 // guest threads that wait for a page wait on: the caller ends the VMM, and then
 // calls Close. It must be called once.
 func (g *Guest) Serve(ctx context.Context, f GuestFiles) error {
+	if f.FaultPages == 0 {
+		f.FaultPages = faultPages
+	}
 	s := &server{Guest: g, files: f, removed: pages.NewSet(f.Plan.Pages), events: make([]byte, 32*64), buf: make([]byte, faultPages*pages.Size)}
 	if err := s.check(); err != nil {
 		return fmt.Errorf("serve page faults: %w", err)
@@ -110,6 +122,9 @@ func (s *server) check() error {
 	p := s.files.Plan
 	if err := p.Check(); err != nil {
 		return err
+	}
+	if n := s.files.FaultPages; n < 1 || n > faultPages || n&(n-1) != 0 {
+		return fmt.Errorf("%d pages to a fault: want a power of two up to %d", n, faultPages)
 	}
 	if p.LoadingPages > 0 && s.files.Loading == nil {
 		return fmt.Errorf("no loading-set file: want one of %d pages", p.LoadingPages)
@@ -170,6 +185,7 @@ func (s *server) readAhead(ctx context.Context) {
 		}
 	}
 	close(s.ahead)
+	s.wakeUp()
 }
 
 // run serves faults first, and the loading set while there are none.
@@ -226,6 +242,9 @@ func (s *server) run(ctx context.Context) error {
 		case a, ok := <-s.ahead:
 			if !ok {
 				s.ahead = nil
+				if s.files.Loaded != nil {
+					s.files.Loaded()
+				}
 				continue
 			}
 			if a.err != nil {
@@ -289,6 +308,9 @@ func (s *server) serve(addr uint64) error {
 		return fmt.Errorf("page fault at %#x, which is not guest memory", addr)
 	}
 	page := int((addr - s.regions[i].Address + s.regions[i].Offset) / pages.Size)
+	if s.files.Faulted != nil {
+		s.files.Faulted(page)
+	}
 	r, _ := s.files.Plan.At(page)
 	if s.removed.Has(page) || r.Source == pages.Zero {
 		return s.zero(page)
@@ -297,8 +319,8 @@ func (s *server) serve(addr uint64) error {
 	if r.Source == pages.Loading {
 		file = s.files.Loading
 	}
-	start := max(r.Start, page/faultPages*faultPages)
-	end := min(r.End, page/faultPages*faultPages+faultPages)
+	first := page &^ (s.files.FaultPages - 1)
+	start, end := max(r.Start, first), min(r.End, first+s.files.FaultPages)
 	b := s.buf[:(end-start)*pages.Size]
 	if err := readFull(file, b, int64(r.Offset+start-r.Start)*pages.Size); err != nil {
 		return fmt.Errorf("read guest pages [%d,%d) from %v file: %w", start, end, r.Source, err)

@@ -27,7 +27,7 @@ type Driver interface {
 	// Boot starts a guest from its kernel.
 	Boot(ctx context.Context, b Boot) (VM, error)
 	// Restore starts a guest from its state. The guest runs when Restore
-	// returns. The error wraps ErrUnsupported if the driver cannot have memory
+	// returns, unless that is to leave it paused. The error wraps ErrUnsupported if the driver cannot have memory
 	// served in this way.
 	Restore(ctx context.Context, r Restore) (VM, error)
 }
@@ -82,6 +82,8 @@ type Restore struct {
 	Memory  Memory
 	Console io.Writer
 	Dir     string
+	// Paused leaves the guest's CPUs stopped until Resume.
+	Paused bool
 }
 
 // Memory says where a restored guest's memory comes from. Exactly one of

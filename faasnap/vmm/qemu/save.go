@@ -158,6 +158,11 @@ func (v *vm) saveState(ctx context.Context, path string) (err error) {
 	if _, err := v.monitor.run(ctx, nil, command{Execute: "migrate", Arguments: map[string]any{"uri": "fd:state"}}); err != nil {
 		return err
 	}
+	return v.migrated(ctx)
+}
+
+// migrated waits until the state has been written, or loaded.
+func (v *vm) migrated(ctx context.Context) error {
 	return poll(ctx, func() (bool, error) {
 		answer, err := v.monitor.run(ctx, nil, command{Execute: "query-migrate"})
 		if err != nil {
@@ -171,7 +176,7 @@ func (v *vm) saveState(ctx context.Context, path string) (err error) {
 			return false, fmt.Errorf("query-migrate: %w", err)
 		}
 		if is.Status == "failed" || is.Status == "cancelled" {
-			return false, fmt.Errorf("write state: %s %s", is.Status, is.Desc)
+			return false, fmt.Errorf("state: %s %s", is.Status, is.Desc)
 		}
 		return is.Status == "completed", nil
 	})

@@ -230,6 +230,9 @@ func (d *Driver) restore(ctx context.Context, r vmm.Restore) (*vm, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	l.arg("-incoming", "defer")
+	if r.Paused {
+		l.arg("-S")
+	}
 	v, err := d.start(ctx, l, r.Machine, r.Console,
 		command{Execute: "migrate-incoming", Arguments: map[string]any{"uri": fmt.Sprintf("fd:%d", state)}})
 	if err != nil {
@@ -237,7 +240,11 @@ func (d *Driver) restore(ctx context.Context, r vmm.Restore) (*vm, error) {
 	}
 	v.memory = r.Memory.Shared
 	// QEMU goes on by itself, or ends if it cannot read the state.
-	if err := v.waitFor(ctx, "RESUME"); err != nil {
+	loaded := func() error { return v.waitFor(ctx, "RESUME") }
+	if r.Paused {
+		loaded = func() error { return v.migrated(ctx) }
+	}
+	if err := loaded(); err != nil {
 		return nil, v.failed(fmt.Errorf("load state: %w", err))
 	}
 	return v, nil
