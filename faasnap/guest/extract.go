@@ -44,9 +44,6 @@ func extractKernel(ctx context.Context, image []byte) ([]byte, error) {
 	}
 	// The build puts the unpacked size behind formats that do not tell it.
 	payload, size := image[start:end-4], int(binary.LittleEndian.Uint32(image[end-4:]))
-	if size > maxKernelBytes {
-		return nil, fmt.Errorf("%w: its payload unpacks to %d bytes", errKernelFormat, size)
-	}
 	kernel, err := decompress(ctx, image[start:end], payload, size)
 	if err != nil {
 		return nil, err
@@ -105,6 +102,9 @@ func readAll(r io.Reader) ([]byte, error) {
 
 // decompressLZ4 unpacks LZ4's legacy format: blocks with their lengths.
 func decompressLZ4(b []byte, size int) ([]byte, error) {
+	if size > maxKernelBytes {
+		return nil, fmt.Errorf("%w: its payload unpacks to %d bytes", errKernelFormat, size)
+	}
 	out := make([]byte, 0, size)
 	for b = b[4:]; len(b) >= 4; {
 		n := int64(binary.LittleEndian.Uint32(b))

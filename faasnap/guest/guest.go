@@ -15,7 +15,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
+	"time"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // Image is what a virtual machine boots: paths of files that nobody may change.
@@ -96,6 +101,9 @@ func (e *MissingToolError) Error() string {
 	return fmt.Sprintf("%s is not installed: install the package %s", e.Program, e.Package)
 }
 
+// endTime is what a program gets to clean up after itself.
+const endTime = 10 * time.Second
+
 // run runs a program to its end, and ends it when ctx does.
 func run(ctx context.Context, pkg, name string, args ...string) error {
 	path, err := lookPath(name)
@@ -104,6 +112,14 @@ func run(ctx context.Context, pkg, name string, args ...string) error {
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	// With all that it starts, it ends with ctx, and with this process. The
+	// latter goes by the thread, which must not end before.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	sys.DeathSignal(cmd.SysProcAttr)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = endTime
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		return fmt.Errorf("run %s: %w", name, context.Cause(ctx))

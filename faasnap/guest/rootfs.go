@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,7 +11,9 @@ import (
 	"strings"
 
 	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox/agent"
+	"github.com/volley-run/volley/sandbox/image"
 	"github.com/volley-run/volley/sandbox/runtimes"
 )
 
@@ -199,27 +202,57 @@ func addAccount(etc *os.Root) error {
 	return nil
 }
 
-// Image returns the path of a root file system made of an unpacked container
-// image, whose digest or the like is its identity. dir is not changed.
-func (b *Builder) Image(ctx context.Context, dir, identity string) (string, error) {
+// Image returns the path of a root file system with what a container image
+// has. It needs mke2fs and user id 0.
+func (b *Builder) Image(ctx context.Context, img *image.Image) (string, error) {
+	path, err := b.image(ctx, img)
+	if err != nil {
+		return "", fmt.Errorf("make guest root of image %s: %w", img.Key, err)
+	}
+	return path, nil
+}
+
+func (b *Builder) image(ctx context.Context, img *image.Image) (string, error) {
 	clients, err := clientsSum()
 	if err != nil {
-		return "", fmt.Errorf("make guest root of image: %w", err)
+		return "", err
 	}
-	made, err := b.get(ctx, newKey(rootVersion, "image", identity, clients), false, func(tmp string) ([]string, error) {
-		if err := needRoot("copy image"); err != nil {
+	made, err := b.get(ctx, newKey(rootVersion, "image", img.Key, clients), false, func(dir string) ([]string, error) {
+		if err := needRoot("copy files"); err != nil {
 			return nil, err
 		}
-		root := filepath.Join(tmp, "root")
-		if err := run(ctx, "coreutils", "cp", "-a", "--", dir, root); err != nil {
+		root := filepath.Join(dir, "root")
+		if err := copyImage(ctx, img, filepath.Join(dir, "layers"), root); err != nil {
 			return nil, err
 		}
-		return finishRoot(ctx, tmp, root)
+		return finishRoot(ctx, dir, root)
 	})
 	if err != nil {
-		return "", fmt.Errorf("make guest root of image %s: %w", identity, err)
+		return "", err
 	}
 	return made[0], nil
+}
+
+// copyImage copies the files of an image to root. mount is where its layers can
+// be put together.
+func copyImage(ctx context.Context, img *image.Image, mount, root string) (err error) {
+	source := ""
+	switch len(img.Layers) {
+	case 0:
+		return errors.New("the image has no layers")
+	case 1:
+		source = filepath.Join(img.Dir, img.Layers[0])
+	default:
+		if err := os.Mkdir(mount, 0o755); err != nil {
+			return err
+		}
+		if err := sys.MountOverlay(img.Dir, img.Layers, mount); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, sys.Unmount(mount)) }()
+		source = mount
+	}
+	return run(ctx, "coreutils", "cp", "-a", "--", source, root)
 }
 
 // Code returns the path of a file system with the files of dir, which may be

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,10 +95,9 @@ func (b *Builder) get(ctx context.Context, k *key, refresh bool, make func(dir s
 			return objects, err
 		}
 	}
-	// What a build that was killed has left is in the way of nobody but the disk.
 	tmp := filepath.Join(b.Dir, tmpDir, name)
-	if err := os.RemoveAll(tmp); err != nil {
-		return nil, fmt.Errorf("remove unfinished build: %w", err)
+	if err := b.clean(tmp); err != nil {
+		return nil, err
 	}
 	for _, dir := range []string{tmp, filepath.Join(b.Dir, objectsDir), filepath.Join(b.Dir, keysDir)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -105,10 +105,31 @@ func (b *Builder) get(ctx context.Context, k *key, refresh bool, make func(dir s
 		}
 	}
 	objects, err := b.make(ctx, tmp, record, make)
-	if removeErr := os.RemoveAll(tmp); removeErr != nil {
-		err = errors.Join(err, fmt.Errorf("remove build: %w", removeErr))
+	return objects, errors.Join(err, b.clean(tmp))
+}
+
+// clean removes a build's directory, also after a build that was killed: then
+// file systems may still be mounted in it.
+func (b *Builder) clean(dir string) error {
+	mounts, err := sys.Mounts()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove build: %w", err)
 	}
-	return objects, err
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("remove build: %w", err)
+	}
+	for _, m := range slices.Backward(mounts) {
+		if strings.HasPrefix(m.Point, absolute+"/") {
+			if err := sys.Unmount(m.Point); err != nil {
+				return fmt.Errorf("remove build: %w", err)
+			}
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove build: %w", err)
+	}
+	return nil
 }
 
 func (b *Builder) make(ctx context.Context, tmp, record string, make func(dir string) ([]string, error)) ([]string, error) {
