@@ -181,3 +181,35 @@ func uvarint(r *bytes.Reader, limit int) (int, error) {
 	}
 	return int(v), nil
 }
+
+// Merge returns the pages of several working sets of one guest memory, each in
+// the earliest group that it is in of any: what any of several recorded inputs
+// wanted, in the order in which it may be wanted. It panics if they are of
+// different sizes.
+func Merge(sets ...WorkingSet) WorkingSet {
+	if len(sets) == 0 {
+		return WorkingSet{}
+	}
+	merged := WorkingSet{Pages: sets[0].Pages}
+	seen := NewSet(merged.Pages)
+	for group := 0; ; group++ {
+		more := false
+		now := seen.Clone()
+		for _, w := range sets {
+			if w.Pages != merged.Pages {
+				panic("pages: working sets of different sizes")
+			}
+			if group >= len(w.Groups) {
+				continue
+			}
+			more = true
+			for _, r := range w.Groups[group] {
+				now.AddRange(r)
+			}
+		}
+		if !more {
+			return merged
+		}
+		merged.Add(seen, now)
+	}
+}

@@ -193,7 +193,7 @@ func (s *Snapshot) Unchanged() error {
 func (s *Snapshot) Loading(f *os.File) mem.LoadFile {
 	entry := s.meta.file(LoadingFile)
 	return mem.LoadFile{
-		Name: f.Name(),
+		Name: s.Path(LoadingFile),
 		File: f,
 		Size: entry.SizeBytes,
 		Check: func(offset int64, chunk []byte) error {

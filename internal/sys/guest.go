@@ -48,6 +48,10 @@ func AddEntropy(seed []byte) error { return addEntropy(seed) }
 // neither.
 func FreeMemory() (int64, error) { return freeMemory() }
 
+// ZeroFreeMemory makes memory that nothing uses zero, but for the last keep
+// bytes of it, by asking the kernel for all of it and giving it back.
+func ZeroFreeMemory(keep int64) error { return zeroFreeMemory(keep) }
+
 // PowerOff switches the machine off, or restarts it where reset is set. It
 // returns only if that fails.
 func PowerOff(reset bool) error { return powerOff(reset) }

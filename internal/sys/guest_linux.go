@@ -197,3 +197,34 @@ func listenVsock(port uint32) (func() (*os.File, error), error) {
 		}
 	}, nil
 }
+
+// zeroChunk is how much memory is asked for at once.
+const zeroChunk = 64 << 20
+
+func zeroFreeMemory(keep int64) (err error) {
+	var chunks [][]byte
+	defer func() {
+		for _, c := range chunks {
+			err = errors.Join(err, unix.Munmap(c))
+		}
+	}()
+	for {
+		free, err := freeMemory()
+		if err != nil {
+			return err
+		}
+		size := min(zeroChunk, (free-keep)&^(2<<20-1))
+		if size <= 0 {
+			return nil
+		}
+		c, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+		if err != nil {
+			return fmt.Errorf("zero free memory: %w", err)
+		}
+		chunks = append(chunks, c)
+		_ = unix.Madvise(c, unix.MADV_HUGEPAGE) // without, it takes longer
+		if err := unix.Madvise(c, unix.MADV_POPULATE_WRITE); err != nil {
+			return fmt.Errorf("zero free memory: %w", err)
+		}
+	}
+}

@@ -24,6 +24,8 @@ func addEntropy([]byte) error { return errors.ErrUnsupported }
 
 func freeMemory() (int64, error) { return 0, errors.ErrUnsupported }
 
+func zeroFreeMemory(int64) error { return errors.ErrUnsupported }
+
 func powerOff(bool) error { return errors.ErrUnsupported }
 
 func listenVsock(uint32) (func() (*os.File, error), error) { return nil, errors.ErrUnsupported }

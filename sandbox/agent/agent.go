@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -442,7 +443,7 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 func (a *Agent) Close() error {
 	err := a.conn.Close()
 	<-a.done
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	if err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close conversation with volley-init: %w", err)
 	}
 	return nil

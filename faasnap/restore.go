@@ -1,0 +1,289 @@
+package faasnap
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/volley-run/volley/faasnap/pages"
+	"github.com/volley-run/volley/faasnap/snapshot"
+	"github.com/volley-run/volley/faasnap/vmm"
+	"github.com/volley-run/volley/sandbox/agent"
+)
+
+// RestoreOptions are how a machine is restored.
+type RestoreOptions struct {
+	StartOptions
+	// HugeZeros backs long zero regions by huge pages (FaaSnap, Regions).
+	HugeZeros bool
+	// Populate makes the VMM put the loading set into its page tables as it
+	// arrives (FaaSnap).
+	Populate bool
+	// Paused leaves the guest stopped until Resume.
+	Paused bool
+	// faulted is told each page that the guest waits for (recordingFaults).
+	faulted func(page int)
+}
+
+// source is a snapshot that a machine can be restored from.
+type source struct {
+	name     string
+	dir      string // where its files are
+	function *Function
+	plan     *pages.Plan
+	working  pages.WorkingSet
+	snapshot *snapshot.Snapshot // nil while it is being recorded
+}
+
+// path returns where a file of the snapshot is.
+func (s *source) path(name string) string { return filepath.Join(s.dir, name) }
+
+// Restore starts a machine from a snapshot. The function in it is ready for an
+// invocation. Nothing of a snapshot that is damaged runs: the error wraps
+// snapshot.ErrDamaged then, or ErrNotFound. The caller closes the machine.
+func (s *Service) Restore(ctx context.Context, name string, mode Mode, o RestoreOptions) (*VM, error) {
+	begin := time.Now()
+	src, err := s.source(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	v, err := s.restore(ctx, src, mode, o, begin)
+	if err != nil {
+		return nil, fmt.Errorf("restore snapshot %s: %w", name, err)
+	}
+	return v, nil
+}
+
+func (s *Service) restore(ctx context.Context, src *source, mode Mode, o RestoreOptions, begin time.Time) (*VM, error) {
+	v, err := s.newVM(src.function, mode)
+	if err != nil {
+		return nil, err
+	}
+	v.snapshot = src.name
+	err = v.restore(ctx, src, o, begin)
+	if err == nil {
+		err = s.register(v)
+	}
+	if err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return v, nil
+}
+
+func (v *VM) restore(ctx context.Context, src *source, o RestoreOptions, begin time.Time) error {
+	r := vmm.Restore{
+		Machine: v.function.machine(), State: src.path(stateFile), Console: o.Console, Dir: v.dir, Paused: o.Paused || v.mode == REAP,
+	}
+	l, err := v.beginLoads(src, o, &r)
+	if err != nil {
+		return err
+	}
+	v.loads = l
+	v.times.Prepare = time.Since(begin)
+	mark := time.Now()
+	if v.vm, err = v.service.cfg.Driver.Restore(ctx, r); err != nil {
+		// What was wrong with memory explains more than that the VMM ended.
+		return errors.Join(l.failure(), err)
+	}
+	l.stopOnFailure(v.vm)
+	if v.mode == REAP {
+		since := time.Now()
+		if err := l.wait(ctx); err != nil {
+			return err
+		}
+		v.times.Prefetch = time.Since(since)
+		if !o.Paused {
+			if err := v.vm.Resume(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	v.times.VMM = time.Since(mark)
+	v.agent, err = agent.Resume(ctx, conn(v.vm), agent.Restore{ID: v.id}, v.agentOptions(o.StartOptions))
+	if err != nil {
+		return v.explain(err)
+	}
+	v.times.Start = time.Since(begin)
+	return nil
+}
+
+// stateFile is the VMM's file in a snapshot, functionFile the function's
+// description, faultsFile and reapFile what REAP has recorded.
+const (
+	stateFile    = "state"
+	functionFile = "function"
+	faultsFile   = "faults"
+	reapFile     = "reap"
+)
+
+// beginLoads begins what brings guest memory in, and says in r where the VMM
+// finds it.
+func (v *VM) beginLoads(src *source, o RestoreOptions, r *vmm.Restore) (*loads, error) {
+	l := newLoads()
+	memory := src.path(snapshot.MemoryFile)
+	fail := func(err error) (*loads, error) {
+		l.close()
+		return nil, err
+	}
+	switch v.mode {
+	case Full, Cached:
+		r.Memory.File = memory
+		l.done()
+	case Concurrent, Groups, HostRecording, Regions:
+		if err := v.readRanges(l, src, memory); err != nil {
+			return fail(err)
+		}
+		r.Memory.File = memory
+		if v.mode == Regions {
+			plan, err := withoutLoading(src.plan)
+			if err != nil {
+				return fail(err)
+			}
+			r.Memory = vmm.Memory{Overlay: &vmm.Overlay{Plan: plan, Memory: memory, HugeZeros: o.HugeZeros}}
+		}
+	case FaaSnap:
+		overlay := &vmm.Overlay{Plan: src.plan, Memory: memory, Loading: src.path(snapshot.LoadingFile), HugeZeros: o.HugeZeros}
+		var progress *os.File
+		if o.Populate {
+			read, write, err := os.Pipe()
+			if err != nil {
+				return fail(fmt.Errorf("make a pipe: %w", err))
+			}
+			overlay.Progress, progress = read, write
+			l.own = append(l.own, read)
+		}
+		if err := v.load(l, src, progress); err != nil {
+			return fail(err)
+		}
+		r.Memory.Overlay = overlay
+	case FaaSnapFaults, REAP, recordingFaults:
+		files, loading, err := v.faultFiles(src, o)
+		if err != nil {
+			return fail(err)
+		}
+		socket := filepath.Join(v.dir, "faults")
+		if err := v.handle(l, socket, files, memory, loading); err != nil {
+			return fail(err)
+		}
+		r.Memory.Faults = &vmm.Faults{Socket: socket}
+	default:
+		return fail(fmt.Errorf("mode %s does not restore", v.mode))
+	}
+	return l, nil
+}
+
+// withoutLoading returns a plan that takes from the memory file what p takes
+// from the loading set.
+func withoutLoading(p *pages.Plan) (*pages.Plan, error) {
+	nonZero := pages.NewSet(p.Pages)
+	for _, r := range p.Regions {
+		if r.Source != pages.Zero {
+			nonZero.AddRange(r.Range)
+		}
+	}
+	return pages.Make(nonZero, pages.WorkingSet{Pages: p.Pages}, pages.DefaultOptions())
+}
+
+// source returns a snapshot that was found in order: read whole once, and
+// unchanged since.
+func (s *Service) source(ctx context.Context, name string) (*source, error) {
+	snap, err := s.Snapshot(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if want, got := snap.Meta().Labels[labelVMM], ""; want != "" {
+		if got, err = s.Version(ctx); err != nil {
+			return nil, err
+		}
+		if got != want {
+			return nil, fmt.Errorf("snapshot %s is of another virtual machine monitor: %s; this is %s: record it again", name, want, got)
+		}
+	}
+	text, err := os.ReadFile(snap.Path(functionFile))
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", name, err)
+	}
+	src := &source{name: name, dir: snap.Dir(), plan: snap.Plan(), working: snap.Working(), snapshot: snap, function: &Function{}}
+	if err := json.Unmarshal(text, src.function); err != nil {
+		return nil, fmt.Errorf("snapshot %s: read function: %w", name, err)
+	}
+	return src, nil
+}
+
+// Snapshot returns a snapshot that is in order. The first call for a name reads
+// all of it; later ones look whether its files are the same still.
+func (s *Service) Snapshot(ctx context.Context, name string) (*snapshot.Snapshot, error) {
+	if err := checkName("snapshot", name); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	snap := s.verified[name]
+	s.mu.Unlock()
+	if snap != nil {
+		if err := snap.Unchanged(); err == nil {
+			return snap, nil
+		}
+	}
+	snap, err := snapshot.Open(s.snapshotPath(name))
+	if errors.Is(err, snapshot.ErrNone) {
+		return nil, fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+	}
+	if err == nil {
+		err = snap.Verify(ctx)
+	}
+	if err != nil {
+		s.forget(name)
+		return nil, err
+	}
+	s.mu.Lock()
+	s.verified[name] = snap
+	s.mu.Unlock()
+	return snap, nil
+}
+
+func (s *Service) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.verified, name)
+}
+
+func (s *Service) snapshotPath(name string) string {
+	return filepath.Join(s.cfg.Dir, snapshotsDir, name)
+}
+
+// Snapshots returns the names of all snapshots, in order.
+func (s *Service) Snapshots() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.cfg.Dir, snapshotsDir))
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && checkName("snapshot", e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// RemoveSnapshot removes a snapshot. Machines that were restored from it go on.
+func (s *Service) RemoveSnapshot(name string) error {
+	if err := checkName("snapshot", name); err != nil {
+		return err
+	}
+	s.forget(name)
+	// Under a name that no snapshot has, it is swept if this is cut short.
+	if _, err := os.Stat(s.snapshotPath(name)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+	}
+	if err := os.RemoveAll(s.snapshotPath(name)); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", name, err)
+	}
+	return nil
+}

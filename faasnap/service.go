@@ -1,0 +1,145 @@
+package faasnap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+
+	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/faasnap/mem"
+	"github.com/volley-run/volley/faasnap/snapshot"
+	"github.com/volley-run/volley/faasnap/vmm"
+	"github.com/volley-run/volley/internal/sys"
+)
+
+// Config is what a Service has to know.
+type Config struct {
+	// Dir is where functions, snapshots and what running virtual machines need
+	// are kept. It is made if need be, for its owner only: snapshots have all
+	// that functions had in memory.
+	Dir string
+	// Driver starts virtual machines.
+	Driver vmm.Driver
+	// Builder makes what they boot.
+	Builder *guest.Builder
+	// Log takes what nobody is told otherwise. May be nil.
+	Log *slog.Logger
+}
+
+// Service keeps functions and snapshots, and runs virtual machines. Its methods
+// may be called concurrently. A directory belongs to one Service at a time.
+type Service struct {
+	cfg    Config
+	log    *slog.Logger
+	lock   interface{ Close() error }
+	loader mem.Loader
+
+	mu     sync.Mutex
+	vms    map[string]*VM
+	closed bool
+	// verified are the snapshots that have been read whole once, by name.
+	verified map[string]*snapshot.Snapshot
+}
+
+// Errors that callers act upon.
+var (
+	// ErrNotFound says, wrapped, that there is no function, snapshot or virtual
+	// machine of a name.
+	ErrNotFound = errors.New("not found")
+	// ErrExists says, wrapped, that there is one already.
+	ErrExists = errors.New("exists already")
+	// ErrBusy says, wrapped, that another process uses the directory.
+	ErrBusy = errors.New("in use by another process")
+	// ErrClosed says, wrapped, that the Service is closed.
+	ErrClosed = errors.New("the service is closed")
+)
+
+// Open opens a directory, and removes what processes that have died left of
+// virtual machines and unfinished snapshots. The caller closes the Service.
+func Open(cfg Config) (*Service, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{cfg: cfg, log: cfg.Log, vms: make(map[string]*VM), verified: make(map[string]*snapshot.Snapshot)}
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
+	}
+	return s, nil
+}
+
+func (s *Service) open() (err error) {
+	for _, dir := range []string{"", functionsDir, snapshotsDir} {
+		if err := os.MkdirAll(filepath.Join(s.cfg.Dir, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	lock, err := sys.TryLock(s.cfg.Dir)
+	if errors.Is(err, sys.ErrLocked) {
+		return ErrBusy
+	}
+	if err != nil {
+		return err
+	}
+	s.lock = lock
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	// VMMs die with the process that started them.
+	if err := os.RemoveAll(filepath.Join(s.cfg.Dir, vmsDir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(s.cfg.Dir, vmsDir), 0o700); err != nil {
+		return err
+	}
+	n, err := snapshot.Sweep(filepath.Join(s.cfg.Dir, snapshotsDir))
+	if n > 0 {
+		s.log.Info("removed unfinished snapshots", "count", n)
+	}
+	return err
+}
+
+// What is in a Service's directory.
+const (
+	functionsDir = "functions"
+	snapshotsDir = "snapshots"
+	vmsDir       = "vms"
+)
+
+// Close ends all virtual machines and gives the directory back. It is
+// idempotent.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	vms := s.vms
+	s.vms = make(map[string]*VM)
+	s.mu.Unlock()
+	var errs []error
+	for _, v := range vms {
+		errs = append(errs, v.Close())
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
+}
+
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+// checkName refuses names that are no file names everywhere.
+func checkName(what, name string) error {
+	if !nameRule.MatchString(name) {
+		return fmt.Errorf("%s name %q: use 1 to 64 letters, digits, '-' and '_', a letter or digit first", what, name)
+	}
+	return nil
+}
+
+// Version says which VMM runs the machines; snapshots are for that one.
+func (s *Service) Version(ctx context.Context) (string, error) { return s.cfg.Driver.Version(ctx) }

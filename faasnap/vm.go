@@ -1,0 +1,265 @@
+package faasnap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/faasnap/vmm"
+	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/sandbox"
+	"github.com/volley-run/volley/sandbox/agent"
+	"github.com/volley-run/volley/sandbox/agent/frame"
+)
+
+// VM is a virtual machine with one function in it. Invoke is called by one
+// goroutine at a time; the other methods may be called concurrently.
+type VM struct {
+	id       string
+	function *Function
+	mode     Mode
+	snapshot string // the name of what it was restored from
+	created  time.Time
+	service  *Service
+	dir      string
+	vm       vmm.VM
+	agent    *agent.Agent
+	// memory is the file that a booted machine shares its memory with.
+	memory string
+	loads  *loads // nil if nothing is loaded beside the guest
+	times  Times
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Times are how long the parts of a start took. All of it before an invocation
+// can begin is Start.
+type Times struct {
+	// Prepare is opening the snapshot and starting its loader, VMM until the
+	// guest runs, Prefetch what a blocking prefetch took of that, and Agent
+	// until the guest takes an invocation (a boot only).
+	Prepare, VMM, Prefetch, Agent time.Duration
+	Start                         time.Duration
+}
+
+// Info is what can be told of a machine.
+type Info struct {
+	ID       string    `json:"id"`
+	Function string    `json:"function"`
+	Mode     Mode      `json:"mode"`
+	Snapshot string    `json:"snapshot,omitempty"`
+	PID      int       `json:"pid"`
+	Created  time.Time `json:"created"`
+}
+
+// Info tells what the machine is.
+func (v *VM) Info() Info {
+	return Info{ID: v.id, Function: v.function.Name, Mode: v.mode, Snapshot: v.snapshot, PID: v.vm.PID(), Created: v.created}
+}
+
+// ID is the machine's own; no two have the same.
+func (v *VM) ID() string { return v.id }
+
+// Times tells how long the machine's start took.
+func (v *VM) Times() Times { return v.times }
+
+// Done is closed when the machine has ended.
+func (v *VM) Done() <-chan struct{} { return v.vm.Done() }
+
+// StartOptions are how a machine is started.
+type StartOptions struct {
+	// Log takes what the function writes; see sandbox.Spec. May be nil.
+	Log func(function.LogLine)
+	// Console takes what the guest's kernel prints. May be nil.
+	Console io.Writer
+	// CommandLine is added to what the kernel is booted with.
+	CommandLine string
+}
+
+// newVM makes a machine's directory.
+func (s *Service) newVM(f *Function, mode Mode) (*VM, error) {
+	v := &VM{id: uuid.NewString(), function: f, mode: mode, created: time.Now(), service: s}
+	v.dir = filepath.Join(s.cfg.Dir, vmsDir, v.id)
+	if err := os.Mkdir(v.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the machine's directory: %w", err)
+	}
+	return v, nil
+}
+
+// register makes a machine known, so that Close ends it.
+func (s *Service) register(v *VM) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.vms[v.id] = v
+	return nil
+}
+
+// VM returns the running machine of an id. The error wraps ErrNotFound if there
+// is none.
+func (s *Service) VM(id string) (*VM, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.vms[id]; v != nil {
+		return v, nil
+	}
+	return nil, fmt.Errorf("virtual machine %s: %w", id, ErrNotFound)
+}
+
+// VMs returns the running machines, in no order.
+func (s *Service) VMs() []*VM {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var vms []*VM
+	for _, v := range s.vms {
+		vms = append(vms, v)
+	}
+	return vms
+}
+
+// Boot starts a function's machine from its kernel, and waits until the
+// function is initialised. The error is a *sandbox.InitError if function code is
+// to blame. The caller closes the machine.
+func (s *Service) Boot(ctx context.Context, f *Function, o StartOptions) (*VM, error) {
+	v, err := s.newVM(f, Boot)
+	if err == nil {
+		err = v.boot(ctx, o)
+		if err == nil {
+			err = s.register(v)
+		}
+		if err != nil {
+			err = errors.Join(err, v.Close())
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("boot function %s: %w", f.Name, err)
+	}
+	return v, nil
+}
+
+func (v *VM) boot(ctx context.Context, o StartOptions) error {
+	begin := time.Now()
+	v.memory = filepath.Join(v.dir, "memory")
+	if err := makeSparse(v.memory, v.function.GuestMemoryBytes); err != nil {
+		return err
+	}
+	v.times.Prepare = time.Since(begin)
+	mark := time.Now()
+	machine, err := v.service.cfg.Driver.Boot(ctx, vmm.Boot{
+		Machine: v.function.machine(), Kernel: v.function.Image.Kernel, Initrd: v.function.Image.Initrd,
+		CommandLine: v.function.Image.CommandLine + " " + o.CommandLine, Memory: v.memory, Console: o.Console, Dir: v.dir,
+	})
+	if err != nil {
+		return err
+	}
+	v.vm = machine
+	v.times.VMM = time.Since(mark)
+	mark = time.Now()
+	boot, err := agent.Command(&v.function.Function, v.id, agent.Layout{}, v.function.ImageDefaults)
+	if err != nil {
+		return err
+	}
+	boot.Credential = &frame.Credential{UID: guest.FunctionID, GID: guest.FunctionID}
+	boot.Port = agent.RuntimePort
+	// The kernel's start counts too, and takes long where it is emulated.
+	boot.InitTimeout += bootTime
+	v.agent, err = agent.Start(ctx, conn(machine), boot, v.agentOptions(o))
+	if err != nil {
+		return v.explain(err)
+	}
+	v.times.Agent = time.Since(mark)
+	v.times.Start = time.Since(begin)
+	return nil
+}
+
+// bootTime bounds how long a guest's kernel may take to start.
+const bootTime = time.Minute
+
+// explain adds why a machine has ended, if it has.
+func (v *VM) explain(err error) error {
+	select {
+	case <-v.vm.Done():
+		if why := v.vm.Err(); why != nil {
+			return fmt.Errorf("%w (%w)", err, why)
+		}
+	default:
+	}
+	return err
+}
+
+func (v *VM) agentOptions(o StartOptions) agent.Options {
+	return agent.Options{Function: &v.function.Function, Container: v.id, Log: o.Log}
+}
+
+// conn returns the stream to a machine's agent.
+func conn(m vmm.VM) agent.Conn {
+	stream := m.Agent()
+	return agent.Conn{Reader: stream, Writer: stream, Closer: stream}
+}
+
+// makeSparse makes a file of so many bytes, none of which take room.
+func makeSparse(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("make guest memory: %w", err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		return fmt.Errorf("make guest memory: %w", err)
+	}
+	return nil
+}
+
+// Invoke runs one invocation, as sandbox.Sandbox describes. An answer counts
+// only once all that the guest may have read of the loading set has been found
+// to be what was recorded: if it has not, the error wraps snapshot.ErrDamaged or
+// tells of the disk, and the machine has ended.
+func (v *VM) Invoke(ctx context.Context, req sandbox.Request) (sandbox.Response, error) {
+	resp, err := v.agent.Invoke(ctx, req)
+	if v.loads != nil {
+		if lerr := v.loads.wait(ctx); lerr != nil {
+			return sandbox.Response{Broken: true}, fmt.Errorf("invoke function %s: restore guest memory: %w", v.function.Name, lerr)
+		}
+	}
+	if err != nil {
+		return resp, v.explain(err)
+	}
+	return resp, nil
+}
+
+// Pause stops the guest's CPUs.
+func (v *VM) Pause(ctx context.Context) error { return v.vm.Pause(ctx) }
+
+// Resume lets them go on.
+func (v *VM) Resume(ctx context.Context) error { return v.vm.Resume(ctx) }
+
+// Close ends the machine and removes what it had. It is idempotent.
+func (v *VM) Close() error {
+	v.closeOnce.Do(func() {
+		v.service.mu.Lock()
+		delete(v.service.vms, v.id)
+		v.service.mu.Unlock()
+		var errs []error
+		if v.vm != nil {
+			errs = append(errs, v.vm.Close())
+		}
+		if v.agent != nil {
+			errs = append(errs, v.agent.Close())
+		}
+		if v.loads != nil {
+			v.loads.close()
+		}
+		v.closeErr = errors.Join(append(errs, os.RemoveAll(v.dir))...)
+	})
+	return v.closeErr
+}
