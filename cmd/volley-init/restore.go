@@ -81,10 +81,10 @@ func validID(id string) bool {
 	return id != ""
 }
 
-// quiesce answers once nothing is under way.
-func (s *session) quiesce() {
+// quiesce answers a Quiesce once nothing is under way.
+func (s *session) quiesce(q frame.Quiesce) {
 	s.mu.Lock()
-	s.quiescing = true
+	s.quiescing = &q
 	now := s.waiting && s.current == nil
 	s.mu.Unlock()
 	if now {
@@ -100,9 +100,9 @@ const keepFreeBytes = 48 << 20
 func (s *session) quiet() {
 	s.mu.Lock()
 	asked := s.quiescing
-	s.quiescing = false
+	s.quiescing = nil
 	s.mu.Unlock()
-	if !asked {
+	if asked == nil {
 		return
 	}
 	s.logs.finish()
@@ -118,5 +118,5 @@ func (s *session) quiet() {
 	if err != nil {
 		free = 0 // not known
 	}
-	_ = s.enc.Quiet(&frame.Quiet{FreeBytes: free}) // listen notices a host that is gone
+	_ = s.enc.Quiet(&frame.Quiet{Number: asked.Number, FreeBytes: free}) // listen notices a host that is gone
 }

@@ -39,9 +39,10 @@ type session struct {
 	held      *frame.Reply
 	heldTimer *time.Timer
 	isOver    bool
-	// waiting says that the function waits for an event, quiescing that the
-	// host waits for that.
-	waiting, quiescing bool
+	// waiting says that the function waits for an event, quiescing, if it is
+	// not nil, that the host waits for that.
+	waiting   bool
+	quiescing *frame.Quiesce
 	// instance is the id of the restored machine, until an event takes it.
 	instance string
 }
@@ -102,7 +103,12 @@ func (s *session) listen(dec *frame.Decoder) {
 			}
 			owed = true
 		case frame.TypeQuiesce:
-			s.quiesce()
+			q, err := frame.ParseQuiesce(body)
+			if err != nil {
+				s.end(frame.Exit{Reason: frame.ReasonShutdown, Detail: err.Error()})
+				return
+			}
+			s.quiesce(q)
 		case frame.TypeCancel:
 			s.cancel(string(body))
 		case frame.TypeShutdown:
@@ -181,7 +187,7 @@ func (s *session) next() (*invocation, error) {
 	}
 	s.mu.Lock()
 	s.waiting = true
-	quiet := s.quiescing && s.current == nil
+	quiet := s.quiescing != nil && s.current == nil
 	s.mu.Unlock()
 	if quiet {
 		s.quiet()

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/volley-run/volley/function"
@@ -74,8 +75,9 @@ type Agent struct {
 	// done is closed when the reader has ended; readErr says why then.
 	done    chan struct{}
 	readErr error
-	// quiet takes the answer to Quiesce.
-	quiet chan frame.Quiet
+	// quiet takes the answer to Quiesce; quiesced counts its calls.
+	quiet    chan frame.Quiet
+	quiesced atomic.Uint64
 
 	mu sync.Mutex
 	// current is the invocation that results are awaited for.

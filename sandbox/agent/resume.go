@@ -53,23 +53,30 @@ type Memory struct {
 
 // Quiesce waits until nothing is under way in a sandbox that runs no
 // invocation: the function waits for an event, and all that it has logged has
-// arrived. Then its virtual machine can be written down. An event undoes it.
+// arrived. Then its virtual machine can be written down. An event undoes it. It is
+// called by one goroutine at a time.
 func (a *Agent) Quiesce(ctx context.Context) (Memory, error) {
-	if err := a.enc.Encode(frame.TypeQuiesce, nil); err != nil {
+	number := a.quiesced.Add(1)
+	if err := a.enc.Quiesce(&frame.Quiesce{Number: number}); err != nil {
 		return Memory{}, fmt.Errorf("quiesce sandbox: %w", err)
 	}
-	select {
-	case q := <-a.quiet:
-		return Memory{FreeBytes: q.FreeBytes}, nil
-	case <-a.done:
-		return Memory{}, fmt.Errorf("quiesce sandbox: volley-init ended: %w", a.readErr)
-	case <-ctx.Done():
-		return Memory{}, fmt.Errorf("quiesce sandbox: %w", context.Cause(ctx))
+	for {
+		select {
+		case q := <-a.quiet:
+			if q.Number != number {
+				continue // an answer that nobody waited for
+			}
+			return Memory{FreeBytes: q.FreeBytes}, nil
+		case <-a.done:
+			return Memory{}, fmt.Errorf("quiesce sandbox: volley-init ended: %w", a.readErr)
+		case <-ctx.Done():
+			return Memory{}, fmt.Errorf("quiesce sandbox: %w", context.Cause(ctx))
+		}
 	}
 }
 
-// quieted passes on that the guest is quiet. Of several answers nobody waited
-// for, the newest counts.
+// quieted passes on that the guest is quiet. Of several answers that nobody has
+// taken, the newest counts.
 func (a *Agent) quieted(q frame.Quiet) {
 	for {
 		select {

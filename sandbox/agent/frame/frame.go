@@ -58,7 +58,7 @@ const (
 	TypeCancel Type = 'C'
 	// TypeShutdown asks volley-init to end the function and itself.
 	TypeShutdown Type = 'Q'
-	// TypeQuiesce asks for a TypeQuiet. The body is empty.
+	// TypeQuiesce is a Quiesce.
 	TypeQuiesce Type = 'S'
 	// TypeRestore is a Restore.
 	TypeRestore Type = 'T'

@@ -50,16 +50,18 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		enc := NewEncoder(&b)
 		restore := Restore{Time: rapid.Int64().Draw(t, "clock"), ID: rapid.String().Draw(t, "machine")}
 		copy(restore.Seed[:], rapid.SliceOfN(rapid.Byte(), SeedBytes, SeedBytes).Draw(t, "seed"))
-		quiet := Quiet{FreeBytes: rapid.Int64().Draw(t, "free")}
+		quiesce := Quiesce{Number: rapid.Uint64().Draw(t, "asked")}
+		quiet := Quiet{Number: rapid.Uint64().Draw(t, "answered"), FreeBytes: rapid.Int64().Draw(t, "free")}
 		for _, err := range []error{
 			enc.Event(&ev), enc.Reply(TypeResponse, &reply), enc.Log(&log), enc.Encode(TypeShutdown, nil), enc.Restore(&restore), enc.Quiet(&quiet),
+			enc.Quiesce(&quiesce),
 		} {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
 		types, bodies, err := decodeAll(iotest.HalfReader(&b))
-		if !errors.Is(err, io.EOF) || string(types) != string([]Type{TypeEvent, TypeResponse, TypeLog, TypeShutdown, TypeRestore, TypeQuiet}) {
+		if !errors.Is(err, io.EOF) || string(types) != string([]Type{TypeEvent, TypeResponse, TypeLog, TypeShutdown, TypeRestore, TypeQuiet, TypeQuiesce}) {
 			t.Fatalf("types %q, error %v", types, err)
 		}
 		gotEvent, err := ParseEvent(bodies[0])
@@ -86,6 +88,9 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		}
 		if got, err := ParseQuiet(bodies[5]); err != nil || got != quiet {
 			t.Fatalf("quiet %+v, error %v, want %+v", got, err, quiet)
+		}
+		if got, err := ParseQuiesce(bodies[6]); err != nil || got != quiesce {
+			t.Fatalf("quiesce %+v, error %v, want %+v", got, err, quiesce)
 		}
 		var gotLines [][]byte
 		for line, rest, ok := Line(gotLog.Lines); ok; line, rest, ok = Line(rest) {
@@ -180,10 +185,11 @@ func TestParsersRejectBodiesThatAreCutShort(t *testing.T) {
 		"restore": {
 			(&Restore{ID: "id"}).appendHead(nil), func(b []byte) error { _, err := ParseRestore(b); return err },
 		},
-		"quiet": {(&Quiet{}).appendHead(nil), func(b []byte) error { _, err := ParseQuiet(b); return err }},
-		"event": {event, func(b []byte) error { _, err := ParseEvent(b); return err }},
-		"reply": {reply, func(b []byte) error { _, err := ParseReply(b); return err }},
-		"log":   {log, func(b []byte) error { _, err := ParseLog(b); return err }},
+		"quiesce": {(&Quiesce{}).appendHead(nil), func(b []byte) error { _, err := ParseQuiesce(b); return err }},
+		"quiet":   {(&Quiet{}).appendHead(nil), func(b []byte) error { _, err := ParseQuiet(b); return err }},
+		"event":   {event, func(b []byte) error { _, err := ParseEvent(b); return err }},
+		"reply":   {reply, func(b []byte) error { _, err := ParseReply(b); return err }},
+		"log":     {log, func(b []byte) error { _, err := ParseLog(b); return err }},
 	} {
 		for n := range tc.body {
 			if err := tc.parse(tc.body[:n]); !errors.Is(err, ErrMalformed) {
