@@ -171,3 +171,18 @@ func TestAnInitrdHasModulesTheirListAndInit(t *testing.T) {
 		t.Errorf("files %v, want %v", names, want)
 	}
 }
+
+func TestModulesLoseTheirSignaturesOnly(t *testing.T) {
+	trailer := append([]byte("signature\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x09"), signatureText...)
+	for name, tc := range map[string]struct{ module, want string }{
+		"signed":            {"content" + string(trailer), "content"},
+		"not signed":        {"content", "content"},
+		"a length too long": {string(trailer[5:]), string(trailer[5:])},
+		"too short":         {signatureText, signatureText},
+		"nothing":           {"", ""},
+	} {
+		if got := unsigned([]byte(tc.module)); string(got) != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}

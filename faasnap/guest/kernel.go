@@ -14,7 +14,7 @@ const kernelPackage = "linux-image-cloud-amd64"
 // Boot options of the kernel; how they were chosen is in docs/guests.md.
 const (
 	// CommandLine is the kernel's command line for every machine.
-	CommandLine = "quiet panic=-1 volley_init=vm no_timer_check tsc=reliable random.trust_cpu=on cryptomgr.notests"
+	CommandLine = "quiet panic=-1 volley_init=vm no_timer_check tsc=reliable cryptomgr.notests"
 	// ResetCommandLine is added for machines that end by a restart.
 	ResetCommandLine = "reboot=k volley_end=reset"
 )
@@ -57,7 +57,7 @@ func (b *Builder) kernel(ctx context.Context) (Kernel, error) {
 	}
 	kernel := Kernel{Image: made[0], ELF: made[1]}
 	debian := made[2]
-	key := newKey("initrd 1", filepath.Base(debian), fmt.Sprint(wantedModules))
+	key := newKey("initrd 2", filepath.Base(debian), fmt.Sprint(wantedModules))
 	if err := key.file(b.Init); err != nil {
 		return Kernel{}, fmt.Errorf("read volley-init: %w", err)
 	}

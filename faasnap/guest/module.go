@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"os"
@@ -119,6 +120,29 @@ func dependencies(path string) ([]string, error) {
 	return names, nil
 }
 
+// The end of a signed module (include/linux/module_signature.h): the signature,
+// 12 bytes of which the last four are its length, and a text.
+const (
+	signatureText  = "~Module signature appended~\n"
+	signatureBytes = 12
+)
+
+// unsigned returns a module without its signature. Checking one takes longer
+// than all else about loading a module, and proves nothing here: who could
+// change the initrd could change the kernel.
+func unsigned(module []byte) []byte {
+	rest, ok := bytes.CutSuffix(module, []byte(signatureText))
+	if !ok || len(rest) < signatureBytes {
+		return module
+	}
+	length := int64(binary.BigEndian.Uint32(rest[len(rest)-4:]))
+	end := int64(len(rest)) - signatureBytes - length
+	if end < 0 {
+		return module
+	}
+	return rest[:end]
+}
+
 // onAnyBus says whether a module is for more than one bus, and so for all
 // machines.
 func (m module) onAnyBus() bool { return slices.Contains(m.on, "pci") && slices.Contains(m.on, "mmio") }
@@ -147,7 +171,7 @@ func writeInitrd(path, initBinary string, modules []module) (err error) {
 			return fmt.Errorf("write initrd: %w", err)
 		}
 		name := "lib/" + m.name + ".ko"
-		a.file(name, content)
+		a.file(name, unsigned(content))
 		list.WriteString("/" + name)
 		if !m.onAnyBus() {
 			list.WriteString(" " + strings.Join(m.on, " "))
