@@ -89,7 +89,9 @@ type StartOptions struct {
 func (s *Service) newVM(f *Function, mode Mode) (*VM, error) {
 	v := &VM{id: uuid.NewString(), function: f, mode: mode, created: time.Now(), service: s}
 	v.dir = filepath.Join(s.cfg.Dir, vmsDir, v.id)
-	if err := os.Mkdir(v.dir, 0o700); err != nil {
+	// What is above is its owner's only; a VMM that runs as another user gets
+	// this directory as a descriptor, and looks for its sockets there.
+	if err := os.Mkdir(v.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make the machine's directory: %w", err)
 	}
 	return v, nil
