@@ -1,0 +1,7 @@
+//go:build !linux
+
+package sys
+
+import "errors"
+
+func checkKVM() error { return errors.New("KVM needs Linux") }
