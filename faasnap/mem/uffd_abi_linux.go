@@ -10,9 +10,6 @@ import (
 
 // The kernel's interface (linux/userfaultfd.h), as far as it is needed here.
 const (
-	uffdAPI        = 0xaa
-	uffdioAPI      = 0xc018aa3f
-	uffdioRegister = 0xc020aa00
 	uffdioUnreg    = 0x8010aa01
 	uffdioWake     = 0x8010aa02
 	uffdioCopy     = 0xc028aa03
@@ -21,9 +18,6 @@ const (
 	uffdEventPageFault = 0x12
 	uffdEventRemove    = 0x15
 	uffdEventUnmap     = 0x16
-
-	uffdFeatureEventRemove = 1 << 3
-	uffdRegisterMissing    = 1
 )
 
 // uffd is a userfaultfd.

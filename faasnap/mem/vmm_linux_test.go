@@ -5,16 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"sync"
 	"testing"
-	"unsafe"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
-	"github.com/volley-run/volley/faasnap/mem"
+	"github.com/volley-run/volley/faasnap/mem/memtest"
 	"github.com/volley-run/volley/faasnap/pages"
 )
 
@@ -53,7 +50,7 @@ func TestMain(m *testing.M) {
 }
 
 func (j vmmJob) run() error {
-	memory, err := unix.Mmap(-1, 0, j.Pages*pages.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	memory, err := memtest.Map(j.Pages * pages.Size)
 	if err != nil {
 		return err
 	}
@@ -62,33 +59,12 @@ func (j vmmJob) run() error {
 		half := j.Pages / 2 * pages.Size
 		parts = [][]byte{memory[half:], memory[:half]} // not in order
 	}
-	var regions []mem.HostRegion
-	var fds []int
-	for _, part := range parts {
-		fd, err := mem.NewUffd(part)
-		if err != nil {
-			return fmt.Errorf("userfaultfd: %w", err)
-		}
-		fds = append(fds, fd)
-		at := uint64(uintptr(unsafe.Pointer(&part[0])))
-		regions = append(regions, mem.HostRegion{
-			Address: at, Size: uint64(len(part)), Offset: at - uint64(uintptr(unsafe.Pointer(&memory[0]))), PageSize: pages.Size,
-		})
-	}
-	text, err := json.Marshal(regions)
-	if err != nil {
-		return err
-	}
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: j.Socket, Net: "unix"})
-	if err != nil {
-		return err
-	}
-	if _, _, err := conn.WriteMsgUnix(text, unix.UnixRights(fds...), nil); err != nil {
+	if err := memtest.HandOver(j.Socket, memory, parts...); err != nil {
 		return err
 	}
 	if j.Remove.Len() > 0 {
-		if err := unix.Madvise(memory[j.Remove.Start*pages.Size:j.Remove.End*pages.Size], unix.MADV_DONTNEED); err != nil {
-			return fmt.Errorf("give back memory: %w", err)
+		if err := memtest.Discard(memory[j.Remove.Start*pages.Size : j.Remove.End*pages.Size]); err != nil {
+			return err
 		}
 	}
 	// Several processors look at pages here and there, and then at all.
