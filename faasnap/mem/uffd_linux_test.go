@@ -90,7 +90,7 @@ func TestAGuestServedByFaultsSeesTheMemoryFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			job := &vmmJob{Pages: n, Split: seed%2 == 1}
+			job := &vmmJob{Pages: n, Split: seed%2 == 1, Shared: seed >= 4}
 			if seed%4 >= 2 {
 				job.Remove = pages.Range{Start: n / 4, End: n / 3}
 				clear(want[job.Remove.Start*pages.Size : job.Remove.End*pages.Size])

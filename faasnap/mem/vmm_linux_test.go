@@ -31,6 +31,8 @@ type vmmJob struct {
 	Output string
 	// Split makes two regions of memory, with a userfaultfd each.
 	Split bool
+	// Shared makes that one for both, as Firecracker does.
+	Shared bool
 }
 
 func TestMain(m *testing.M) {
@@ -59,7 +61,7 @@ func (j vmmJob) run() error {
 		half := j.Pages / 2 * pages.Size
 		parts = [][]byte{memory[half:], memory[:half]} // not in order
 	}
-	if err := memtest.HandOver(j.Socket, memory, parts...); err != nil {
+	if err := memtest.HandOver(memtest.Offer{Socket: j.Socket, Memory: memory, Parts: parts, Split: !j.Shared}); err != nil {
 		return err
 	}
 	if j.Remove.Len() > 0 {

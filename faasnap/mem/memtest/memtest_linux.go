@@ -47,30 +47,46 @@ func Discard(b []byte) error {
 	return nil
 }
 
-// HandOver hands the page faults of memory over to who listens on a unix socket.
-// Parts are what it consists of, in any order; each has a userfaultfd of its
-// own. The descriptors stay open until the process ends, as a VMM keeps them.
-func HandOver(socket string, memory []byte, parts ...[]byte) error {
-	if len(parts) == 0 {
-		parts = [][]byte{memory}
+// Offer is page faults to be handed over.
+type Offer struct {
+	// Socket is the path of the unix socket that the handler listens on.
+	Socket string
+	// Memory is the guest's memory, and Parts are what it consists of, in any
+	// order; without any it is one.
+	Memory []byte
+	Parts  [][]byte
+	// Split gives each part a userfaultfd of its own; Firecracker has one.
+	Split bool
+}
+
+// HandOver hands page faults over. The descriptors stay open until the process
+// ends, as a VMM keeps them.
+func HandOver(o Offer) error {
+	if len(o.Parts) == 0 {
+		o.Parts = [][]byte{o.Memory}
 	}
 	var regions []mem.HostRegion
 	var fds []int
-	for _, part := range parts {
-		fd, err := newUffd(part)
-		if err != nil {
-			return fmt.Errorf("hand over page faults: %w", err)
+	for _, part := range o.Parts {
+		if len(fds) == 0 || o.Split {
+			fd, err := newUffd()
+			if err != nil {
+				return fmt.Errorf("hand over page faults: %w", err)
+			}
+			fds = append(fds, fd)
 		}
-		fds = append(fds, fd)
+		if err := ioctl(fds[len(fds)-1], uffdioRegister, &[4]uint64{address(part), uint64(len(part)), registerMissing}); err != nil {
+			return fmt.Errorf("hand over page faults: register memory: %w", err)
+		}
 		regions = append(regions, mem.HostRegion{
-			Address: address(part), Size: uint64(len(part)), Offset: address(part) - address(memory), PageSize: pages.Size,
+			Address: address(part), Size: uint64(len(part)), Offset: address(part) - address(o.Memory), PageSize: pages.Size,
 		})
 	}
 	text, err := json.Marshal(regions)
 	if err != nil {
 		return err
 	}
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: o.Socket, Net: "unix"})
 	if err != nil {
 		return fmt.Errorf("hand over page faults: %w", err)
 	}
@@ -93,21 +109,19 @@ const (
 	registerMissing    = 1
 )
 
-func newUffd(mapped []byte) (int, error) {
+func newUffd() (int, error) {
 	fd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK|userModeOnly, 0, 0)
 	if errno != 0 {
 		return -1, fmt.Errorf("make a userfaultfd: %w", errno)
 	}
-	if err := errors.Join(
-		ioctl(fd, uffdioAPI, &[4]uint64{uffdAPI, featureEventRemove}),
-		ioctl(fd, uffdioRegister, &[4]uint64{address(mapped), uint64(len(mapped)), registerMissing})); err != nil {
-		return -1, errors.Join(fmt.Errorf("register memory: %w", err), unix.Close(int(fd)))
+	if err := ioctl(int(fd), uffdioAPI, &[4]uint64{uffdAPI, featureEventRemove}); err != nil {
+		return -1, errors.Join(fmt.Errorf("make a userfaultfd: %w", err), unix.Close(int(fd)))
 	}
 	return int(fd), nil
 }
 
-func ioctl(fd, request uintptr, arg *[4]uint64) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, request, uintptr(unsafe.Pointer(arg))); errno != 0 {
+func ioctl(fd int, request uintptr, arg *[4]uint64) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(arg))); errno != 0 {
 		return errno
 	}
 	return nil
