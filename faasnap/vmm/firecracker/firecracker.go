@@ -108,6 +108,9 @@ func (d *Driver) Boot(ctx context.Context, b vmm.Boot) (vmm.VM, error) {
 }
 
 func (d *Driver) boot(ctx context.Context, b vmm.Boot) (*VM, error) {
+	if err := check(b.Machine); err != nil {
+		return nil, err
+	}
 	kernel, err := filepath.Abs(b.Kernel)
 	if err != nil {
 		return nil, err
@@ -159,6 +162,9 @@ func (d *Driver) Restore(ctx context.Context, r vmm.Restore) (vmm.VM, error) {
 }
 
 func (d *Driver) restore(ctx context.Context, r vmm.Restore) (*VM, error) {
+	if err := check(r.Machine); err != nil {
+		return nil, err
+	}
 	state, err := filepath.Abs(r.State)
 	if err != nil {
 		return nil, err
@@ -213,16 +219,22 @@ func (d *Driver) restore(ctx context.Context, r vmm.Restore) (*VM, error) {
 	})
 }
 
+// check returns an error if Firecracker has no such machine.
+func check(m vmm.Machine) error {
+	if m.MemoryBytes <= 0 || m.MemoryBytes%pageBytes != 0 {
+		return fmt.Errorf("%d bytes of memory: want a multiple of 2 MiB", m.MemoryBytes)
+	}
+	if m.CPUs < 1 || m.CPUs > maxCPUs {
+		return fmt.Errorf("%d CPUs: want 1 to %d", m.CPUs, maxCPUs)
+	}
+	return nil
+}
+
 // start starts a Firecracker for v, has run make the guest run, and connects to
 // its agent. Nothing is left after an error.
 func (d *Driver) start(ctx context.Context, v *VM, run func(*VM) error) (_ *VM, err error) {
-	switch {
-	case v.machine.MemoryBytes <= 0 || v.machine.MemoryBytes%pageBytes != 0:
-		return nil, fmt.Errorf("%d bytes of memory: want a multiple of 2 MiB", v.machine.MemoryBytes)
-	case v.machine.CPUs < 1 || v.machine.CPUs > maxCPUs:
-		return nil, fmt.Errorf("%d CPUs: want 1 to %d", v.machine.CPUs, maxCPUs)
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	if v.dir, err = filepath.Abs(v.dir); err != nil {
 		return nil, err
@@ -257,7 +269,7 @@ func (d *Driver) start(ctx context.Context, v *VM, run func(*VM) error) (_ *VM, 
 	v.api = newClient(v.path(apiSocket))
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("%w%s", err, v.process.said()), v.Close())
+			err = errors.Join(v.process.because(err), v.Close())
 		}
 	}()
 	var version instanceVersion

@@ -63,7 +63,11 @@ func startProcess(binary, dir, namespace string, console io.Writer) (*process, e
 			if err != nil {
 				return err
 			}
-			return p.cmd.Wait()
+			err = p.cmd.Wait()
+			if errors.Is(err, exec.ErrWaitDelay) {
+				err = nil // somebody is slow to take the console
+			}
+			return err
 		})
 		if err != nil && !p.closing.Load() {
 			p.err = fmt.Errorf("firecracker ended: %w%s", err, p.said())
@@ -83,6 +87,31 @@ func (p *process) said() string {
 	}
 	return ""
 }
+
+// because adds to the error of a request why the process has ended, if it has,
+// or what it has said.
+func (p *process) because(err error) error {
+	var fault *faultError
+	if !errors.As(err, &fault) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		select {
+		case <-p.done:
+		case <-time.After(endTime): // it may be about to
+		}
+	}
+	select {
+	case <-p.done:
+		if p.err == nil || errors.Is(err, p.err) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", err, p.err)
+	default:
+		return fmt.Errorf("%w%s", err, p.said())
+	}
+}
+
+// endTime is how long a process that has broken off its connections may take to
+// end.
+const endTime = 100 * time.Millisecond
 
 // kill ends the process and waits for it. It starts none that could outlive it.
 func (p *process) kill() error {

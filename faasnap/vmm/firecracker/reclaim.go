@@ -28,7 +28,7 @@ const (
 // less than it has free is no error.
 func (v *VM) Reclaim(ctx context.Context, keepBytes int64) error {
 	if err := v.reclaim(ctx, keepBytes); err != nil {
-		return v.because("reclaim memory", err)
+		return fmt.Errorf("reclaim memory: %w", v.process.because(err))
 	}
 	return nil
 }

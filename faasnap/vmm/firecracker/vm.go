@@ -92,6 +92,9 @@ func (v *VM) connect(ctx context.Context) error {
 		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
+		if v.process.closing.Load() {
+			return errors.Join(net.ErrClosed, conn.Close())
+		}
 		if v.agent != nil {
 			_ = v.agent.Close() // it is dead anyway
 		}
@@ -115,7 +118,7 @@ func (v *VM) Agent() io.ReadWriteCloser {
 // Pause implements vmm.VM.
 func (v *VM) Pause(ctx context.Context) error {
 	if err := v.api.patch(ctx, "/vm", vmState{"Paused"}); err != nil {
-		return v.because("pause", err)
+		return fmt.Errorf("pause: %w", v.process.because(err))
 	}
 	return nil
 }
@@ -123,7 +126,7 @@ func (v *VM) Pause(ctx context.Context) error {
 // Resume implements vmm.VM. After a Save it waits for the agent's new stream.
 func (v *VM) Resume(ctx context.Context) error {
 	if err := v.api.patch(ctx, "/vm", vmState{"Resumed"}); err != nil {
-		return v.because("resume", err)
+		return fmt.Errorf("resume: %w", v.process.because(err))
 	}
 	v.mu.Lock()
 	reset := v.reset
@@ -132,7 +135,7 @@ func (v *VM) Resume(ctx context.Context) error {
 		return nil
 	}
 	if err := v.connect(ctx); err != nil {
-		return v.because("resume", err)
+		return fmt.Errorf("resume: %w", v.process.because(err))
 	}
 	return nil
 }
@@ -143,7 +146,7 @@ func (v *VM) Resume(ctx context.Context) error {
 // writing.
 func (v *VM) Save(ctx context.Context, f vmm.SaveFiles) error {
 	if err := v.save(ctx, f); err != nil {
-		return v.because("save", err)
+		return fmt.Errorf("save: %w", v.process.because(err))
 	}
 	return nil
 }
@@ -189,18 +192,6 @@ func sameFile(a, b string) bool {
 	ai, aerr := os.Stat(a)
 	bi, berr := os.Stat(b)
 	return aerr == nil && berr == nil && os.SameFile(ai, bi)
-}
-
-// because wraps an error of what was tried, and says why if the VMM has ended.
-func (v *VM) because(what string, err error) error {
-	select {
-	case <-v.process.done:
-		if v.process.err != nil && !errors.Is(err, v.process.err) {
-			return fmt.Errorf("%s: %w: %w", what, err, v.process.err)
-		}
-	default:
-	}
-	return fmt.Errorf("%s: %w", what, err)
 }
 
 // Done implements vmm.VM.

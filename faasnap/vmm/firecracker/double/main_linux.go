@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 )
@@ -103,17 +104,24 @@ func (v *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		answer, err = v.serve(r.Method, r.URL.Path, body)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	status := http.StatusOK
 	switch {
 	case err != nil:
 		fmt.Fprintf(v.log, "%s %s: %v\n", r.Method, r.URL.Path, err)
-		w.WriteHeader(http.StatusBadRequest)
+		status = http.StatusBadRequest
 		answer = map[string]string{"fault_message": err.Error()}
 	case answer == nil:
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	if json.NewEncoder(w).Encode(answer) != nil {
+	text, encodeErr := json.Marshal(answer)
+	if encodeErr != nil {
+		panic(encodeErr) // of strings and numbers
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	if _, err := w.Write(text); err != nil {
 		return // the client is gone
 	}
 	var broken brokenLoad
