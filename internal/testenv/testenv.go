@@ -197,6 +197,8 @@ func probe(t testing.TB, c Capability) error {
 		return probeLandlock()
 	case Userfaultfd:
 		return probeUserfaultfd()
+	case Firecracker:
+		return probeFirecracker()
 	case AWSCLI:
 		_, err := exec.LookPath("aws")
 		return err

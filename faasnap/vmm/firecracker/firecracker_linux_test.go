@@ -1,11 +1,14 @@
 package firecracker_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -14,6 +17,7 @@ import (
 	"github.com/volley-run/volley/faasnap/vmm/firecracker"
 	"github.com/volley-run/volley/faasnap/vmm/firecracker/double"
 	"github.com/volley-run/volley/faasnap/vmm/vmmtest"
+	"github.com/volley-run/volley/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -60,4 +64,26 @@ func TestTheDriverDoesWhatDriversDo(t *testing.T) {
 		Kinds:     []vmmtest.Kind{vmmtest.File, vmmtest.Faults},
 		MemorySum: sum,
 	})
+}
+
+// TestFirecrackerItself boots a kernel that has no agent.
+func TestFirecrackerItself(t *testing.T) {
+	testenv.Need(t, testenv.Firecracker)
+	d := firecracker.New("")
+	if version, err := d.Version(t.Context()); err != nil || !regexp.MustCompile(`^firecracker \S+ kvm$`).MatchString(version) {
+		t.Errorf("version %q, error %v", version, err)
+	}
+	var console bytes.Buffer
+	b := newBoot(t)
+	b.MemoryBytes, b.Dir, b.Console = 128<<20, shortDir(t), &console
+	if err := os.WriteFile(b.Kernel, testenv.TinyKernel("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if vm, err := d.Boot(t.Context(), b); err == nil || !strings.Contains(err.Error(), "firecracker has ended") {
+		started(t, vm, err)
+		t.Errorf("error %v; want that the guest has ended", err)
+	}
+	if !strings.Contains(console.String(), "hello") {
+		t.Errorf("the console has %q; want hello", &console)
+	}
 }
