@@ -128,7 +128,8 @@ type VM interface {
 	// PID is the VMM's process.
 	PID() int
 	// Agent is the stream to the agent in the guest. Closing it does not end
-	// the guest; Close does both.
+	// the guest; Close does both. Where Save ends the stream, as Firecracker
+	// does, Resume makes another: ask again after it.
 	Agent() io.ReadWriteCloser
 	// Pause stops the guest's CPUs, Resume lets them go on.
 	Pause(ctx context.Context) error

@@ -84,7 +84,8 @@ func (s *suite) savesTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, v := range all {
-		if s.Kinds[0] == Shared || i == 1 || !slices.Contains(s.Kinds, Shared) {
+		// Where memory is shared, the guest has changed the first file since.
+		if i == 1 || !slices.Contains(s.Kinds, Shared) {
 			if got := s.restore(t, v, s.Kinds[0]).ask(t, "sum"); got != v.sum {
 				t.Errorf("save %d: the restored guest has other memory", i)
 			}
@@ -130,9 +131,13 @@ func (s *suite) restores(t *testing.T) {
 			if s.memorySum(t, s.saved.memory) != before {
 				t.Error("the guest has written to the saved memory")
 			}
-			// And so a snapshot of a restored guest can be made.
+			// A restored guest can be saved again, if the VMM can do that.
 			m.pause(t)
-			v := m.saveTo(t, s.saved.machine, filepath.Join(newDir(t), "memory"))
+			again := filepath.Join(newDir(t), "memory")
+			if err := m.vm.Save(s.context(t), vmm.SaveFiles{State: again + ".state", Memory: again}); errors.Is(err, vmm.ErrUnsupported) {
+				return
+			}
+			v := m.saveTo(t, s.saved.machine, again)
 			if got := s.memorySum(t, v.memory); got != "" && got != changed {
 				t.Error("the memory file of the restored guest is not its memory")
 			}
@@ -258,7 +263,9 @@ func (s *suite) cancelsBoot(t *testing.T) {
 	s.leavesNothing(t)
 	for _, after := range []time.Duration{0, 5 * time.Millisecond, 500 * time.Millisecond} {
 		b, _ := s.newBoot(t)
-		s.Stuck(&b)
+		if s.Stuck != nil {
+			s.Stuck(&b)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), after)
 		vm, err := s.Driver.Boot(ctx, b)
 		cancel()

@@ -36,10 +36,11 @@ type Config struct {
 	Boot func(t *testing.T) vmm.Boot
 	// Console is something that the guest prints while it boots.
 	Console string
-	// Stuck makes a guest one whose agent never answers.
+	// Stuck makes a guest one whose agent never answers. Nil is for guests that
+	// take more than half a second to boot anyway.
 	Stuck func(*vmm.Boot)
 	// Kinds are what the driver can restore; it has to say ErrUnsupported to the
-	// others.
+	// others. A driver that can do Shared may share the memory of a booted guest.
 	Kinds []Kind
 	// Ask asks the guest's agent: "echo TEXT" is answered by TEXT, "fill N" puts
 	// into some of its memory what depends on the number N, and "sum" is answered
@@ -86,7 +87,7 @@ func Test(t *testing.T, c Config) {
 
 type suite struct {
 	Config
-	saved *saved
+	saved *saved // by save
 }
 
 // saved is a guest that was saved, and what is needed to restore it.
@@ -122,7 +123,7 @@ func newDir(t *testing.T) string {
 // newBoot returns a guest to be booted. Memory is what Save shall write to.
 func (s *suite) newBoot(t *testing.T) (vmm.Boot, *console) {
 	t.Helper()
-	b, out := s.Config.Boot(t), new(console)
+	b, out := s.Boot(t), new(console)
 	b.Dir, b.Console = newDir(t), out
 	b.Memory = filepath.Join(newDir(t), "memory")
 	f, err := os.Create(b.Memory)
@@ -253,12 +254,15 @@ func (m *machine) fill(t *testing.T, seed int) {
 	m.ask(t, fmt.Sprint("fill ", seed))
 }
 
-// saveTo saves a guest that is paused.
+// saveTo saves a guest that is paused, and looks at the files.
 func (m *machine) saveTo(t *testing.T, hardware vmm.Machine, memory string) *saved {
 	t.Helper()
 	v := &saved{machine: hardware, state: filepath.Join(newDir(t), "state"), memory: memory}
 	if err := m.vm.Save(m.s.context(t), vmm.SaveFiles{State: v.state, Memory: v.memory}); err != nil {
 		t.Fatal(err)
+	}
+	if info, err := os.Stat(v.state); err != nil || info.Size() == 0 {
+		t.Fatalf("there is no state (%v)", err)
 	}
 	f, err := os.Open(v.memory)
 	if err != nil {

@@ -42,8 +42,8 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 		return fault("invalid request method and/or path")
 	}
 	id := path[strings.LastIndexByte(path, '/')+1:]
-	switch {
-	case path == "/machine-config":
+	switch path {
+	case "/machine-config":
 		var b struct {
 			CPUs      int `json:"vcpu_count"`
 			MemoryMiB int `json:"mem_size_mib"`
@@ -55,7 +55,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			return fault("the machine configuration is invalid")
 		}
 		v.config.CPUs, v.config.MemoryMiB = b.CPUs, b.MemoryMiB
-	case path == "/boot-source":
+	case "/boot-source":
 		var b struct {
 			Kernel      string `json:"kernel_image_path"`
 			Initrd      string `json:"initrd_path"`
@@ -70,7 +70,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			}
 		}
 		v.config.Kernel, v.config.CommandLine = b.Kernel, b.CommandLine
-	case path == "/drives/"+id:
+	case "/drives/"+id:
 		var b struct {
 			ID       string `json:"drive_id"`
 			Path     string `json:"path_on_host"`
@@ -88,7 +88,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			return err
 		}
 		v.config.Drives = append(v.config.Drives, d)
-	case path == "/network-interfaces/"+id:
+	case "/network-interfaces/"+id:
 		var b struct {
 			ID  string `json:"iface_id"`
 			Tap string `json:"host_dev_name"`
@@ -105,7 +105,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			return err
 		}
 		v.config.Networks = append(v.config.Networks, n)
-	case path == "/vsock":
+	case "/vsock":
 		var b struct {
 			CID  uint32 `json:"guest_cid"`
 			Path string `json:"uds_path"`
@@ -117,7 +117,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			return fault("the vsock is invalid")
 		}
 		v.config.Vsock = b.Path
-	case path == "/balloon":
+	case "/balloon":
 		var b struct {
 			MiB        int  `json:"amount_mib"`
 			DeflateOOM bool `json:"deflate_on_oom"`
@@ -127,7 +127,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			return err
 		}
 		v.config.Balloon, v.config.PollSecs, v.guest.target = true, b.PollSecs, b.MiB
-	case path == "/actions":
+	case "/actions":
 		var b struct {
 			Type string `json:"action_type"`
 		}
