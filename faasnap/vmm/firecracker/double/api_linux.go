@@ -70,7 +70,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			}
 		}
 		v.config.Kernel, v.config.CommandLine = b.Kernel, b.CommandLine
-	case "/drives/"+id:
+	case "/drives/" + id:
 		var b struct {
 			ID       string `json:"drive_id"`
 			Path     string `json:"path_on_host"`
@@ -88,7 +88,7 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			return err
 		}
 		v.config.Drives = append(v.config.Drives, d)
-	case "/network-interfaces/"+id:
+	case "/network-interfaces/" + id:
 		var b struct {
 			ID  string `json:"iface_id"`
 			Tap string `json:"host_dev_name"`
