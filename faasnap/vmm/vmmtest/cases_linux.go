@@ -24,7 +24,7 @@ func (s *suite) boots(t *testing.T) {
 	b, out := s.newBoot(t)
 	m := s.start(t, b)
 	m.echo(t)
-	if !s.eventually(func() bool { return out.has(s.Console) }) {
+	if !eventually(s.Patience, func() bool { return out.has(s.Console) }) {
 		t.Errorf("the console has not %q, but %q", s.Console, out.b.String())
 	}
 	if descendants, err := sys.Descendants(os.Getpid()); err != nil || !slices.Contains(descendants, m.vm.PID()) {

@@ -86,7 +86,7 @@ func (s *suite) leavesNothing(t *testing.T) {
 	before, children := descriptors(t), len(sys.Children(os.Getpid()))
 	t.Cleanup(func() {
 		var left []string
-		ok := s.eventually(func() bool {
+		ok := eventually(min(s.Patience, 10*time.Second), func() bool {
 			left = nil
 			for what, n := range descriptors(t) {
 				if n > before[what] {
@@ -144,8 +144,8 @@ func noSockets(t *testing.T, dir string) {
 }
 
 // eventually reports whether a condition comes true in time.
-func (s *suite) eventually(condition func() bool) bool {
-	for end := time.Now().Add(s.Patience); !condition(); time.Sleep(5 * time.Millisecond) {
+func eventually(patience time.Duration, condition func() bool) bool {
+	for end := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			return false
 		}
