@@ -93,15 +93,6 @@ func (s *suite) savesTwice(t *testing.T) {
 	}
 }
 
-func (s *suite) reclaims(t *testing.T) {
-	b, _ := s.newBoot(t)
-	m := s.start(t, b)
-	if err := m.vm.Reclaim(s.context(t), b.MemoryBytes/2); err != nil && !errors.Is(err, vmm.ErrUnsupported) {
-		t.Error(err)
-	}
-	m.echo(t)
-}
-
 func (s *suite) restores(t *testing.T) {
 	for _, k := range []Kind{Shared, File, Overlay, Faults} {
 		t.Run(string(k), func(t *testing.T) {

@@ -71,7 +71,6 @@ func Test(t *testing.T, c Config) {
 		{"a booted guest has an agent and a console", s.boots},
 		{"a paused guest stands still until it is resumed", s.pauses},
 		{"a guest can be saved twice", s.savesTwice},
-		{"a guest gives back memory, if it can", s.reclaims},
 		{"a restored guest has the memory that was saved", s.restores},
 		{"guests restored from one state are apart", s.restoresTwice},
 		{"files that are damaged or missing are refused", s.refusesDamage},
