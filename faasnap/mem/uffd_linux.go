@@ -111,8 +111,9 @@ type server struct {
 	wakeFD  int
 }
 
-// ahead is a piece of the loading set.
+// ahead is a piece of the loading set, or what comes after the last one.
 type ahead struct {
+	last    bool
 	page    int
 	content []byte
 	err     error
@@ -184,8 +185,7 @@ func (s *server) readAhead(ctx context.Context) {
 			}
 		}
 	}
-	close(s.ahead)
-	s.wakeUp()
+	send(ahead{last: true})
 }
 
 // run serves faults first, and the loading set while there are none.
@@ -239,9 +239,8 @@ func (s *server) run(ctx context.Context) error {
 			}
 		}
 		select {
-		case a, ok := <-s.ahead:
-			if !ok {
-				s.ahead = nil
+		case a := <-s.ahead:
+			if a.last {
 				if s.files.Loaded != nil {
 					s.files.Loaded()
 				}
