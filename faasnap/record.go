@@ -219,7 +219,10 @@ func (v *VM) Snapshot(ctx context.Context, name string, replace bool) (*snapshot
 const rssInterval = time.Millisecond
 
 // recordResident restores src, runs one invocation, and returns which pages of
-// the memory file became resident meanwhile (thesis 5.3.4).
+// the memory file became resident meanwhile (thesis 5.3.4). Without the kernel's
+// read-ahead: what the device happens to be set to, which may be megabytes, does
+// not make working sets. The planner's merge gap does what read-ahead is good
+// for here.
 func (s *Service) recordResident(ctx context.Context, src *source, input []byte, o RecordOptions) (w pages.WorkingSet, err error) {
 	memory, err := os.Open(src.path(snapshot.MemoryFile))
 	if err != nil {
@@ -234,7 +237,7 @@ func (s *Service) recordResident(ctx context.Context, src *source, input []byte,
 		return w, err
 	}
 	defer func() { err = errors.Join(err, rec.Close()) }()
-	v, err := s.restore(ctx, src, Full, RestoreOptions{StartOptions: o.StartOptions, Paused: true}, time.Now())
+	v, err := s.restore(ctx, src, Full, RestoreOptions{StartOptions: o.StartOptions, Paused: true, noReadAhead: true}, time.Now())
 	if err != nil {
 		return w, err
 	}

@@ -26,6 +26,8 @@ type RestoreOptions struct {
 	Populate bool
 	// Paused leaves the guest stopped until Resume.
 	Paused bool
+	// noReadAhead is for recording what the guest touches (Full).
+	noReadAhead bool
 	// faulted is told each page that the guest waits for (recordingFaults).
 	faulted func(page int)
 }
@@ -132,7 +134,7 @@ func (v *VM) beginLoads(src *source, o RestoreOptions, r *vmm.Restore) (*loads, 
 	}
 	switch v.mode {
 	case Full, Cached:
-		r.Memory.File = memory
+		r.Memory.File, r.Memory.NoReadAhead = memory, o.noReadAhead
 		l.done()
 	case Concurrent, Groups, HostRecording, Regions:
 		if err := v.readRanges(l, src, memory); err != nil {

@@ -41,6 +41,7 @@ const (
 	codeDir              = "/var/task"
 	runDir               = "/run/volley"
 	instanceFile         = runDir + "/instance-id"
+	shortcutFile         = runDir + "/runtime"
 	hostName             = "sandbox"
 	// driveTime bounds the wait for a drive.
 	driveTime = 10 * time.Second
@@ -222,8 +223,24 @@ func prepareRoot() error {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return fmt.Errorf("prepare root: %w", err)
 	}
+	for name, value := range quietSettings() {
+		// A kernel without the setting has nothing to be quiet about.
+		if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("prepare root: %w", err)
+		}
+	}
 	if err := sys.SetHostName(hostName); err != nil {
 		return err
 	}
 	return sys.LoopbackUp()
+}
+
+// quietSettings keep the kernel from work that nobody asked for, and which is in
+// the way of the first invocation after a restore.
+func quietSettings() map[string]string {
+	return map[string]string{
+		"vm/compaction_proactiveness":  "0",
+		"vm/stat_interval":             "3600",
+		"vm/dirty_writeback_centisecs": "0",
+	}
 }

@@ -85,6 +85,12 @@ func run(machine bool) (err error) {
 		if s.restorer, err = newRestorer(); err != nil {
 			return err
 		}
+		shortcut, err := listenShortcut()
+		if err != nil {
+			return err
+		}
+		go serve(shortcut, s)
+		boot.Env = append(boot.Env, "VOLLEY_RUNTIME_SOCKET="+shortcutFile)
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)

@@ -3,10 +3,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,17 +17,36 @@ import (
 // restorer makes a machine that goes on from a snapshot one of its own. What it
 // does is a part of how long an invocation takes.
 type restorer struct {
-	// instance takes the machine's id; it is open, which saves time later.
-	instance *os.File
+	// instance is the contents of the file with the machine's id: writing to
+	// memory needs no call of the system.
+	instance []byte
+	// urandom takes entropy.
+	urandom *os.File
 }
+
+// idBytes is how long a machine's id is: that of a UUID as text.
+const idBytes = 36
 
 // newRestorer is called once the machine's root is there.
 func newRestorer() (*restorer, error) {
-	f, err := os.OpenFile(instanceFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(instanceFile, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("keep the machine's id: %w", err)
 	}
-	return &restorer{instance: f}, nil
+	defer f.Close()
+	if err := f.Truncate(idBytes); err != nil {
+		return nil, fmt.Errorf("keep the machine's id: %w", err)
+	}
+	mapped, err := syscall.Mmap(int(f.Fd()), 0, idBytes, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("keep the machine's id: %w", err)
+	}
+	copy(mapped, strings.Repeat("-", idBytes)) // the page is there from now on
+	urandom, err := sys.OpenEntropy()
+	if err != nil {
+		return nil, err
+	}
+	return &restorer{instance: mapped, urandom: urandom}, nil
 }
 
 // restore does what the host says about a restored machine.
@@ -35,21 +54,15 @@ func (r *restorer) restore(to *frame.Restore) error {
 	if err := sys.SetClock(time.Unix(0, to.Time)); err != nil {
 		return err
 	}
-	if err := sys.AddEntropy(to.Seed[:]); err != nil {
+	if err := sys.AddEntropy(r.urandom, to.Seed[:]); err != nil {
 		return err
 	}
-	fd := int(r.instance.Fd())
-	if _, err := syscall.Pwrite(fd, []byte(to.ID), 0); err != nil {
-		return fmt.Errorf("keep the machine's id: %w", err)
-	}
-	if err := syscall.Ftruncate(fd, int64(len(to.ID))); err != nil {
-		return fmt.Errorf("keep the machine's id: %w", err)
-	}
+	copy(r.instance, to.ID)
 	return nil
 }
 
 // errNoID says that a restored machine was given no id of its own.
-var errNoID = errors.New("the restored machine has no id")
+var errNoID = fmt.Errorf("the restored machine has no id of %d characters", idBytes)
 
 // restored acts on a Restore. After an error the session is over: a copy that
 // draws the same random numbers as another must not serve anybody. Outside a
@@ -78,7 +91,7 @@ func validID(id string) bool {
 			return false
 		}
 	}
-	return id != ""
+	return len(id) == idBytes
 }
 
 // quiesce answers a Quiesce once nothing is under way.

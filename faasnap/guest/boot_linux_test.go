@@ -55,7 +55,7 @@ func boot(t *testing.T, image guest.Image, more ...string) (*os.File, *exec.Cmd,
 	args := []string{
 		"-accel", "tcg", "-M", "q35", "-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", image.Kernel, "-initrd", image.Initrd,
-		"-append", image.CommandLine + " " + guest.EmulatedCommandLine + " console=ttyS0",
+		"-append", image.CommandLine + " mitigations=off console=ttyS0",
 		"-serial", "stdio",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3",
 		"-device", "virtserialport,chardev=agent,name=org.volley.agent",

@@ -94,6 +94,9 @@ type Memory struct {
 	// File is the path of a file that is mapped privately: the guest reads it
 	// on demand, and what it writes stays in the VMM ("full", "cached").
 	File string
+	// NoReadAhead keeps the kernel from reading more of File than the guest
+	// touches, for recording what that is. A driver may not be able to.
+	NoReadAhead bool
 	// Overlay lays a plan over two files.
 	Overlay *Overlay
 	// Faults hands the guest's page faults over to a handler ("reap", and

@@ -42,7 +42,11 @@ func SetClock(t time.Time) error { return setClock(t) }
 // AddEntropy mixes seed into the kernel's random numbers, credits it in full,
 // and has every generator seeded anew from it at once. The kernel that got a
 // copy of another one's memory gives different random numbers from then on.
-func AddEntropy(seed []byte) error { return addEntropy(seed) }
+// urandom is what OpenEntropy has returned.
+func AddEntropy(urandom *os.File, seed []byte) error { return addEntropy(urandom, seed) }
+
+// OpenEntropy opens the kernel's random numbers for AddEntropy.
+func OpenEntropy() (*os.File, error) { return openEntropy() }
 
 // FreeMemory returns how many bytes of memory nothing uses at all, caches
 // neither.

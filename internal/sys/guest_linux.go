@@ -102,22 +102,26 @@ type poolInfo struct {
 	seed        [maxSeedBytes]byte
 }
 
-func addEntropy(seed []byte) error {
-	if len(seed) == 0 || len(seed) > maxSeedBytes {
-		return fmt.Errorf("add entropy: %d bytes, not 1 to %d", len(seed), maxSeedBytes)
-	}
+func openEntropy() (*os.File, error) {
 	// The runtime's poller has no use for this file.
 	fd, err := unix.Open("/dev/urandom", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("add entropy: %w", err)
+		return nil, fmt.Errorf("open random numbers: %w", err)
 	}
-	defer unix.Close(fd)
+	return os.NewFile(uintptr(fd), "/dev/urandom"), nil
+}
+
+func addEntropy(urandom *os.File, seed []byte) error {
+	if len(seed) == 0 || len(seed) > maxSeedBytes {
+		return fmt.Errorf("add entropy: %d bytes, not 1 to %d", len(seed), maxSeedBytes)
+	}
+	fd := urandom.Fd()
 	info := poolInfo{bits: int32(len(seed)) * 8, bytes: int32(len(seed))}
 	copy(info.seed[:], seed)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info))); errno != 0 {
 		return fmt.Errorf("add entropy: %w", errno)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDRESEEDCRNG, 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.RNDRESEEDCRNG, 0); errno != 0 {
 		return fmt.Errorf("seed random numbers anew: %w", errno)
 	}
 	return nil

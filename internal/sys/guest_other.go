@@ -20,7 +20,9 @@ func setHostName(string) error { return errors.ErrUnsupported }
 
 func setClock(time.Time) error { return errors.ErrUnsupported }
 
-func addEntropy([]byte) error { return errors.ErrUnsupported }
+func openEntropy() (*os.File, error) { return nil, errors.ErrUnsupported }
+
+func addEntropy(*os.File, []byte) error { return errors.ErrUnsupported }
 
 func freeMemory() (int64, error) { return 0, errors.ErrUnsupported }
 

@@ -32,7 +32,9 @@ class Client {
     this.host = address;
     this.received = Buffer.alloc(0);
     this.waiting = null;
-    this.socket = net.connect({ host: address.slice(0, at), port: Number(address.slice(at + 1)), noDelay: true });
+    const shortcut = process.env.VOLLEY_RUNTIME_SOCKET;
+    delete process.env.VOLLEY_RUNTIME_SOCKET;
+    this.socket = shortcut ? net.connect(shortcut) : net.connect({ host: address.slice(0, at), port: Number(address.slice(at + 1)), noDelay: true });
     this.socket.on('data', (data) => this.receive(data));
     const lost = (error) => {
       console.error(`Runtime API: ${error?.message ?? 'the connection was closed'}`);

@@ -18,12 +18,16 @@ _BASE = "/2018-06-01/runtime/"
 class _Client:
     """One connection to the Runtime API, kept open."""
 
-    def __init__(self, address):
-        host, port = address.rsplit(":", 1)
+    def __init__(self, address, shortcut):
         self._host = address
-        self._socket = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-        self._socket.connect((host, int(port)))
-        self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        if shortcut:
+            self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            self._socket.connect(shortcut)
+        else:
+            host, port = address.rsplit(":", 1)
+            self._socket = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+            self._socket.connect((host, int(port)))
+            self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self._left = b""
 
     def next(self):
@@ -258,7 +262,7 @@ def _flush():
 def main():
     sys.path[0] = os.environ["LAMBDA_TASK_ROOT"]
     sys.stdout.reconfigure(line_buffering=True)
-    client = _Client(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    client = _Client(os.environ["AWS_LAMBDA_RUNTIME_API"], os.environ.pop("VOLLEY_RUNTIME_SOCKET", ""))
     logs = _Logging()
     try:
         module, handler = _load(os.environ.get("_HANDLER", ""))

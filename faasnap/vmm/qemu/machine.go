@@ -174,5 +174,15 @@ func (l *launch) shim(path string) error {
 	return nil
 }
 
+// emulated returns what the guest's kernel is told if its processor is emulated:
+// that what it does against speculation is of no use in translated code, where
+// it only makes more to be translated.
+func emulated(accel string) string {
+	if accel == TCG {
+		return "mitigations=off"
+	}
+	return ""
+}
+
 // commandLine joins what the guest's kernel is told.
 func commandLine(parts ...string) string { return strings.TrimSpace(strings.Join(parts, " ")) }

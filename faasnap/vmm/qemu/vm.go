@@ -174,7 +174,7 @@ func (d *Driver) boot(ctx context.Context, b vmm.Boot) (*vm, error) {
 		return nil, fmt.Errorf("open initrd: %w", err)
 	}
 	l.arg("-kernel", fmt.Sprintf("/proc/self/fd/%d", kernel), "-initrd", fmt.Sprintf("/proc/self/fd/%d", initrd),
-		"-append", commandLine("console=ttyS0", b.CommandLine))
+		"-append", commandLine("console=ttyS0", b.CommandLine, emulated(d.accel)))
 	v, err := d.start(ctx, l, b.Machine, b.Console)
 	if err != nil {
 		return nil, err
@@ -273,6 +273,9 @@ func (d *Driver) restoreMemory(l *launch, r vmm.Restore) error {
 	case m.Shared != "":
 		return d.memory(l, m.Shared, os.O_RDWR, r.MemoryBytes)
 	case m.File != "":
+		if m.NoReadAhead {
+			l.setting("RANDOM", 1)
+		}
 		return d.memory(l, m.File, os.O_RDONLY, r.MemoryBytes)
 	case m.Faults != nil:
 		return d.handOver(l, *m.Faults, r.MemoryBytes)

@@ -24,6 +24,7 @@
  *   VOLLEY_SHIM_HUGE      overlay: 1 backs long zero regions by huge pages
  *   VOLLEY_SHIM_FAULTS    faults: the path of the handler's socket
  *   VOLLEY_SHIM_UFFD      faults: /dev/userfaultfd, where the host has it
+ *   VOLLEY_SHIM_RANDOM    neither: 1 keeps the kernel from reading ahead
  *
  * Whatever goes wrong ends QEMU before the guest runs.
  */
@@ -292,7 +293,9 @@ void *mmap64(void *at, size_t size, int prot, int flags, int fd, off_t offset)
 		guest.plan = read_plan(plan, size);
 		lay_overlay(fd);
 	} else {
-		return map(at, size, prot, flags, fd, offset);
+		at = map(at, size, prot, flags, fd, offset);
+		if (at != MAP_FAILED && setting("VOLLEY_SHIM_RANDOM") == 1)
+			advise(at, size, MADV_RANDOM);
 	}
 	return at;
 }
