@@ -76,17 +76,15 @@ func (a *Agent) Quiesce(ctx context.Context) (Memory, error) {
 }
 
 // quieted passes on that the guest is quiet. Of several answers that nobody has
-// taken, the newest counts.
+// taken, the one to the newest question counts. Only the reader calls it, so
+// there is always room.
 func (a *Agent) quieted(q frame.Quiet) {
-	for {
-		select {
-		case a.quiet <- q:
-			return
-		default:
+	select {
+	case old := <-a.quiet:
+		if old.Number > q.Number {
+			q = old
 		}
-		select {
-		case <-a.quiet:
-		default:
-		}
+	default:
 	}
+	a.quiet <- q
 }
