@@ -37,23 +37,6 @@ type (
 		CID  uint32 `json:"guest_cid"`
 		Path string `json:"uds_path"`
 	}
-	balloon struct {
-		MiB        int64 `json:"amount_mib"`
-		DeflateOOM bool  `json:"deflate_on_oom"`
-		PollSecs   int   `json:"stats_polling_interval_s"`
-	}
-	balloonSize struct {
-		MiB int64 `json:"amount_mib"`
-	}
-	balloonPolling struct {
-		PollSecs int `json:"stats_polling_interval_s"`
-	}
-	// balloonStats is what the balloon has, and what the guest says of its
-	// memory, which is not there before its driver has said it.
-	balloonStats struct {
-		ActualMiB int64  `json:"actual_mib"`
-		Free      *int64 `json:"free_memory"`
-	}
 	action struct {
 		Type string `json:"action_type"`
 	}

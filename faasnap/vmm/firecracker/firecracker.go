@@ -31,9 +31,6 @@ const (
 	maxCPUs = 32
 	// maxSocketPath is how long the path of a unix socket may be.
 	maxSocketPath = 107
-	// statsSeconds is how rarely the guest tells how much memory it uses when
-	// nobody wants to know, since telling touches memory.
-	statsSeconds = 3600
 	// consoleOptions are what the kernel has to be told about Firecracker's
 	// hardware: the console, how to switch off, and what not to look for.
 	consoleOptions = "console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd"
@@ -139,7 +136,6 @@ func (d *Driver) boot(ctx context.Context, b vmm.Boot) (*VM, error) {
 		}
 		requests = append(requests,
 			request{"/vsock", vsock{CID: guestCID, Path: agentSocket}},
-			request{"/balloon", balloon{DeflateOOM: true, PollSecs: statsSeconds}},
 			request{"/actions", action{"InstanceStart"}})
 		for _, r := range requests {
 			if err := v.api.put(ctx, r.path, r.body); err != nil {

@@ -2,7 +2,6 @@ package firecracker_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,49 +71,6 @@ func ask(t *testing.T, vm vmm.VM, request string) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(answer)
-}
-
-func TestReclaimedMemoryIsZero(t *testing.T) {
-	vm := boot(t, newDriver(t), newBoot(t))
-	if err := vm.Reclaim(t.Context(), 1<<20); err != nil {
-		t.Fatal(err)
-	}
-	ask(t, vm, "echo on")
-	memory, err := os.ReadFile(save(t, vm).Memory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	free := memory[memoryBytes/2 : memoryBytes/4*3]
-	given, kept := free[:len(free)-1<<20], free[len(free)-1<<20:]
-	if bytes.Count(given, []byte{0}) != len(given) {
-		t.Error("memory that the guest has given back is not zero")
-	}
-	if bytes.Count(kept, []byte{0}) > len(kept)/2 || bytes.Count(memory[:memoryBytes/4], []byte{0}) == memoryBytes/4 {
-		t.Error("memory that the guest has kept is zero")
-	}
-}
-
-func TestReclaimEndsWithItsContextAndGivesMemoryBack(t *testing.T) {
-	vm := boot(t, newDriver(t), newBoot(t))
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	if err := vm.Reclaim(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error %v; want that the time is over", err)
-	}
-	if err := vm.Reclaim(t.Context(), -1); err == nil {
-		t.Error("less than no memory was kept")
-	}
-	if err := vm.Reclaim(t.Context(), memoryBytes); err != nil {
-		t.Errorf("error %v; want none where nothing is to be done", err)
-	}
-}
-
-func TestAGuestWithoutABalloonCannotGiveBackMemory(t *testing.T) {
-	b := newBoot(t)
-	b.CommandLine = "double.balloon=none"
-	if err := boot(t, newDriver(t), b).Reclaim(t.Context(), 0); !errors.Is(err, vmm.ErrUnsupported) {
-		t.Errorf("error %v; want ErrUnsupported", err)
-	}
 }
 
 func TestAGuestEnds(t *testing.T) {

@@ -20,7 +20,7 @@ func (v *double) serve(method, path string, body []byte) (any, error) {
 		return map[string]any{"vcpu_count": v.config.CPUs, "mem_size_mib": v.config.MemoryMiB, "smt": false, "track_dirty_pages": false, "huge_pages": "None"}, nil
 	case "PUT /snapshot/load":
 		return nil, v.load(body)
-	case "PATCH /vm", "PUT /snapshot/create", "PATCH /balloon", "PATCH /balloon/statistics", "GET /balloon/statistics":
+	case "PATCH /vm", "PUT /snapshot/create":
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		if v.state == notStarted {
@@ -117,16 +117,6 @@ func (v *double) serveNotStarted(method, path string, body []byte) error {
 			return fault("the vsock is invalid")
 		}
 		v.config.Vsock = b.Path
-	case "/balloon":
-		var b struct {
-			MiB        int  `json:"amount_mib"`
-			DeflateOOM bool `json:"deflate_on_oom"`
-			PollSecs   int  `json:"stats_polling_interval_s"`
-		}
-		if err := decode(body, &b, "amount_mib", "deflate_on_oom"); err != nil {
-			return err
-		}
-		v.config.Balloon, v.config.PollSecs, v.guest.target = true, b.PollSecs, b.MiB
 	case "/actions":
 		var b struct {
 			Type string `json:"action_type"`
@@ -215,40 +205,6 @@ func (v *double) serveStarted(request string, body []byte) (any, error) {
 			return nil, fault("save/restore is only possible when the microVM is paused")
 		}
 		return nil, v.save(b.State, b.Memory)
-	}
-	if !v.config.Balloon {
-		return nil, fault("no balloon device")
-	}
-	switch request {
-	case "PATCH /balloon":
-		var b struct {
-			MiB int `json:"amount_mib"`
-		}
-		if err := decode(body, &b, "amount_mib"); err != nil {
-			return nil, err
-		}
-		if b.MiB < 0 || b.MiB > v.config.MemoryMiB {
-			return nil, fault("the balloon would be larger than memory")
-		}
-		v.guest.target = b.MiB
-		return nil, nil
-	case "PATCH /balloon/statistics":
-		var b struct {
-			PollSecs int `json:"stats_polling_interval_s"`
-		}
-		if err := decode(body, &b, "stats_polling_interval_s"); err != nil {
-			return nil, err
-		}
-		if (b.PollSecs == 0) != (v.config.PollSecs == 0) {
-			return nil, fault("statistics cannot be turned on or off after boot")
-		}
-		v.config.PollSecs = b.PollSecs
-		return nil, nil
-	case "GET /balloon/statistics":
-		if v.config.PollSecs == 0 {
-			return nil, fault("statistics are not enabled")
-		}
-		return v.balloonStats(), nil
 	}
 	return nil, fmt.Errorf("no such request: %s", request)
 }

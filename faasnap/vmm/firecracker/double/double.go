@@ -18,9 +18,8 @@
 //	crash        nothing: the VMM fails
 //
 // On its command line it takes double.agent=none, for an agent that never
-// listens, double.balloon=none, for a kernel without that driver, and
-// double.boot=off or crash, for a guest that ends before its agent listens. The
-// third quarter of its memory is free, and full of junk.
+// listens, and double.boot=off or crash, for a guest that ends before its agent
+// listens.
 //
 // The double needs Linux. A test's program becomes it by Main, and Install makes
 // a file that can be run instead of Firecracker.

@@ -113,7 +113,6 @@ func TestRequestsAreCheckedAndHaveTheirTime(t *testing.T) {
 		{"PUT /boot-source", `{"kernel_image_path":"vmlinux"}`, "after the microVM"},
 		{"PUT /snapshot/load", load, "not allowed"},
 		{"PUT /snapshot/create", `{"snapshot_path":"state","mem_file_path":"memory"}`, "paused"},
-		{"PATCH /balloon", `{"amount_mib":1}`, "no balloon"},
 		{"PATCH /vm", `{"state":"Asleep"}`, "unknown"},
 		{"PATCH /vm", `{"state":"Paused"}`, ""},
 		{"PUT /snapshot/create", `{"snapshot_type":"Full","snapshot_path":"state","mem_file_path":"memory"}`, ""},

@@ -24,12 +24,9 @@ const (
 // guest is what runs in the VM.
 type guest struct {
 	memory   []byte
-	mapped   bool // from a file: memory that is given back would be the file's
 	listener net.Listener
 	conns    []net.Conn
 	reset    bool // conns end when the guest goes on
-	// target and actual are the balloon's sizes, in MiB.
-	target, actual int
 }
 
 // option reports whether a word is on the guest's command line.
@@ -52,7 +49,6 @@ func (v *double) boot() error {
 	for at := 0; at < size/4; at += 3 * pageSize {
 		scribble(memory[at:at+pageSize], uint64(at))
 	}
-	scribble(memory[size/2:size/4*3], 1)
 	v.guest.memory = memory
 	if err := v.listen(); err != nil {
 		return err
@@ -63,7 +59,6 @@ func (v *double) boot() error {
 			time.AfterFunc(20*time.Millisecond, end)
 		}
 	}
-	go v.ballooning()
 	return nil
 }
 
@@ -184,44 +179,4 @@ func (v *double) resume() {
 		v.guest.conns, v.guest.reset = nil, false
 	}
 	v.resumed.Broadcast()
-}
-
-// ballooning is the guest's balloon driver, which goes for the target as long as
-// there is free memory.
-func (v *double) ballooning() {
-	if v.option("double.balloon=none") {
-		return
-	}
-	for ; ; time.Sleep(time.Millisecond) {
-		v.mu.Lock()
-		v.awaitRunning()
-		g := &v.guest
-		switch most := v.freeMiB(); {
-		case g.actual < min(g.target, most):
-			at := len(g.memory)/2 + g.actual*mib
-			b := g.memory[at : at+mib]
-			if g.mapped {
-				clear(b)
-			} else if err := memtest.Discard(b); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			g.actual++
-		case g.actual > g.target:
-			g.actual--
-		}
-		v.mu.Unlock()
-	}
-}
-
-// freeMiB is what the guest has free without a balloon.
-func (v *double) freeMiB() int { return len(v.guest.memory) / 4 / mib }
-
-func (v *double) balloonStats() map[string]int64 {
-	actual, target := int64(v.guest.actual), int64(v.guest.target)
-	stats := map[string]int64{"actual_mib": actual, "actual_pages": actual * mib / pageSize, "target_mib": target, "target_pages": target * mib / pageSize}
-	if !v.option("double.balloon=none") {
-		stats["free_memory"] = (int64(v.freeMiB()) - actual) * mib
-	}
-	return stats
 }

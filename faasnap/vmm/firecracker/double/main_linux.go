@@ -69,8 +69,6 @@ type config struct {
 	Drives      []configDrive
 	Networks    []configNetwork
 	Vsock       string
-	Balloon     bool
-	PollSecs    int
 }
 
 type configDrive struct {

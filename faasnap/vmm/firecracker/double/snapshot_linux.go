@@ -114,7 +114,6 @@ func (v *double) load(body []byte) error {
 	if b.Resume {
 		v.resume()
 	}
-	go v.ballooning()
 	return nil
 }
 
@@ -130,7 +129,6 @@ func (v *double) loadMemory(kind, path string) (err error) {
 			return errors.New("the memory file is too short")
 		}
 		v.guest.memory, err = memtest.MapFile(path, size)
-		v.guest.mapped = true
 		return err
 	case "Uffd":
 		if v.guest.memory, err = memtest.Map(size); err != nil {
