@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/volley-run/volley/faasnap/pages"
 )
 
@@ -32,7 +30,7 @@ func Evict(f *os.File) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("evict: %w", err)
 	}
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+	if err := dropCached(f); err != nil {
 		return fmt.Errorf("evict %s from the page cache: %w", f.Name(), err)
 	}
 	return nil

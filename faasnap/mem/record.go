@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/volley-run/volley/faasnap/pages"
 )
@@ -31,7 +29,7 @@ type Recorder struct {
 // for Resident.
 func NewRecorder(f *os.File, size int64) (*Recorder, error) {
 	if os.Getpagesize() != pages.Size {
-		return nil, fmt.Errorf("record: host pages of %d bytes: want %d", os.Getpagesize(), pages.Size)
+		return nil, fmt.Errorf("record: %w on a host with pages of %d bytes: want %d", errors.ErrUnsupported, os.Getpagesize(), pages.Size)
 	}
 	n, err := pageCount(f, size)
 	if err != nil {
@@ -41,7 +39,7 @@ func NewRecorder(f *os.File, size int64) (*Recorder, error) {
 	if n == 0 {
 		return r, nil
 	}
-	if r.mapped, err = unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED); err != nil {
+	if r.mapped, err = mapCached(f, size); err != nil {
 		return nil, fmt.Errorf("record %s: map: %w", f.Name(), err)
 	}
 	return r, nil
@@ -54,7 +52,7 @@ func (r *Recorder) Close() error {
 	if m == nil {
 		return nil
 	}
-	if err := unix.Munmap(m); err != nil {
+	if err := unmapCached(m); err != nil {
 		return fmt.Errorf("unmap recorded memory: %w", err)
 	}
 	return nil
@@ -119,7 +117,7 @@ func (r *Recorder) WorkingSet() pages.WorkingSet {
 // os.ErrProcessDone or os.ErrNotExist, wrapped, if there is no such process.
 func RSS(pid int) (int, error) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
-	if errors.Is(err, unix.ESRCH) {
+	if errors.Is(err, syscall.ESRCH) {
 		err = os.ErrProcessDone
 	}
 	if err != nil {
@@ -134,18 +132,4 @@ func RSS(pid int) (int, error) {
 		return 0, fmt.Errorf("resident set of process %d: %w", pid, err)
 	}
 	return n, nil
-}
-
-func mincore(mapped, vec []byte) error {
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_MINCORE,
-			uintptr(unsafe.Pointer(unsafe.SliceData(mapped))), uintptr(len(mapped)), uintptr(unsafe.Pointer(unsafe.SliceData(vec))))
-		switch errno {
-		case 0:
-			return nil
-		case unix.EAGAIN: // the kernel is short of memory for the moment
-		default:
-			return errno
-		}
-	}
 }
