@@ -27,8 +27,8 @@ type Driver interface {
 	// Boot starts a guest from its kernel.
 	Boot(ctx context.Context, b Boot) (VM, error)
 	// Restore starts a guest from its state. The guest runs when Restore
-	// returns, unless that is to leave it paused. The error wraps ErrUnsupported if the driver cannot have memory
-	// served in this way.
+	// returns, unless that is to leave it paused. The error wraps ErrUnsupported
+	// if the driver cannot have memory served in this way.
 	Restore(ctx context.Context, r Restore) (VM, error)
 }
 
@@ -120,7 +120,8 @@ type Overlay struct {
 }
 
 // Faults is a handler of page faults that listens on a unix socket and speaks
-// Firecracker's protocol (mem.Handshake).
+// Firecracker's protocol (mem.Handshake). A VMM that runs as another user has to
+// be let into the socket and the directory that it is in, not into those above.
 type Faults struct {
 	Socket string
 }
@@ -138,8 +139,10 @@ type VM interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	// Save writes down a paused guest: its devices and CPUs to the file State,
-	// its memory to the file Memory, as long as it is and sparse. Memory may be
-	// the file that the guest's memory is shared with, which is then complete.
+	// its memory to the file Memory, as long as it is and with holes for zero
+	// pages. Memory may be the file that the guest's memory is shared with, which
+	// is then complete, but may have zero pages that are no holes. The guest has
+	// to be resumed and paused before it can be saved again.
 	// Files that are there are overwritten. After an error they are of no use.
 	Save(ctx context.Context, f SaveFiles) error
 	// Done is closed when the VMM has ended; Err tells why from then on: nil if

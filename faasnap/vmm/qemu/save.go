@@ -94,7 +94,9 @@ func (v *vm) Agent() io.ReadWriteCloser { return v.agent }
 func (v *vm) Done() <-chan struct{}     { return v.done }
 
 func (v *vm) Err() error {
-	<-v.done
+	if !closed(v.done) {
+		return nil
+	}
 	return v.err
 }
 
@@ -182,7 +184,7 @@ func (v *vm) migrated(ctx context.Context) error {
 	})
 }
 
-// saveMemory copies the file of guest memory, without its holes.
+// saveMemory copies the file of guest memory, without its zero pages.
 func (v *vm) saveMemory(ctx context.Context, path string) (err error) {
 	if path == v.memory {
 		return nil
@@ -200,11 +202,11 @@ func (v *vm) saveMemory(ctx context.Context, path string) (err error) {
 	if err := to.Truncate(v.machine.MemoryBytes); err != nil {
 		return err
 	}
-	data, err := mem.Data(from, v.machine.MemoryBytes)
+	nonZero, err := mem.Scan(from, v.machine.MemoryBytes)
 	if err != nil {
 		return err
 	}
-	for _, r := range data {
+	for r := range nonZero.Ranges() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -268,19 +268,19 @@ func (v *vm) waitFor(ctx context.Context, event string) error {
 
 // restoreMemory makes QEMU map guest memory as r says.
 func (d *Driver) restoreMemory(l *launch, r vmm.Restore) error {
-	m := r.Memory
-	switch {
-	case m.Shared != "":
+	switch m := r.Memory; m {
+	case vmm.Memory{}:
+	case vmm.Memory{Shared: m.Shared}:
 		return d.memory(l, m.Shared, os.O_RDWR, r.MemoryBytes)
-	case m.File != "":
+	case vmm.Memory{File: m.File, NoReadAhead: m.NoReadAhead}:
 		if m.NoReadAhead {
 			l.setting("RANDOM", 1)
 		}
 		return d.memory(l, m.File, os.O_RDONLY, r.MemoryBytes)
-	case m.Faults != nil:
+	case vmm.Memory{Faults: m.Faults}:
 		return d.handOver(l, *m.Faults, r.MemoryBytes)
-	case m.Overlay != nil:
+	case vmm.Memory{Overlay: m.Overlay}:
 		return d.overlay(l, *m.Overlay, r.MemoryBytes)
 	}
-	return errors.New("nothing is said of guest memory")
+	return errors.New("memory has to be one of Shared, File, Overlay and Faults")
 }

@@ -49,6 +49,10 @@ func listen(t *testing.T, f func(context.Context, *net.UnixConn) error, after ..
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The VMM may be another user's.
+	if err := errors.Join(os.Chmod(socket, 0o666), os.Chmod(filepath.Dir(socket), 0o711)); err != nil {
+		t.Fatal(errors.Join(err, l.Close()))
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
