@@ -50,7 +50,7 @@ func newGuest(t *testing.T) vmm.Boot {
 	return vmm.Boot{
 		Machine: vmm.Machine{MemoryBytes: memoryBytes, CPUs: 1},
 		Kernel:  kernel.Image, Initrd: kernel.Initrd,
-		CommandLine: guest.CommandLine + " " + guest.EmulatedCommandLine,
+		CommandLine: guest.CommandLine,
 	}
 }
 
