@@ -76,6 +76,20 @@ func (l *loads) wait(ctx context.Context) error {
 	}
 }
 
+// bind returns a context that ends when memory cannot be served: a VMM that
+// waits for a page does nothing else. The caller calls end.
+func (l *loads) bind(ctx context.Context) (bound context.Context, end func()) {
+	bound, cancel := context.WithCancelCause(ctx)
+	l.wg.Go(func() {
+		select {
+		case <-l.failed:
+			cancel(l.err)
+		case <-bound.Done():
+		}
+	})
+	return bound, func() { cancel(context.Canceled) }
+}
+
 // stopOnFailure ends a VMM whose memory cannot be served.
 func (l *loads) stopOnFailure(m vmm.VM) {
 	l.wg.Go(func() {

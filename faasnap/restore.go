@@ -88,9 +88,15 @@ func (v *VM) restore(ctx context.Context, src *source, o RestoreOptions, begin t
 	v.loads = l
 	v.times.Prepare = time.Since(begin)
 	mark := time.Now()
-	if v.vm, err = v.service.cfg.Driver.Restore(ctx, r); err != nil {
+	starting, end := l.bind(ctx)
+	v.vm, err = v.service.cfg.Driver.Restore(starting, r)
+	end()
+	if err != nil {
 		// What was wrong with memory explains more than that the VMM ended.
-		return errors.Join(l.failure(), err)
+		if why := l.failure(); why != nil {
+			return why
+		}
+		return err
 	}
 	l.stopOnFailure(v.vm)
 	if v.mode == REAP {
@@ -108,7 +114,7 @@ func (v *VM) restore(ctx context.Context, src *source, o RestoreOptions, begin t
 	v.times.VMM = time.Since(mark)
 	v.agent, err = agent.Resume(ctx, conn(v.vm), agent.Restore{ID: v.id}, v.agentOptions(o.StartOptions))
 	if err != nil {
-		return v.explain(err)
+		return err
 	}
 	v.times.Start = time.Since(begin)
 	return nil

@@ -176,9 +176,8 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 	boot.Port = agent.RuntimePort
 	// The kernel's start counts too, and takes long where it is emulated.
 	boot.InitTimeout += bootTime
-	v.agent, err = agent.Start(ctx, conn(machine), boot, v.agentOptions(o))
-	if err != nil {
-		return v.explain(err)
+	if v.agent, err = agent.Start(ctx, conn(machine), boot, v.agentOptions(o)); err != nil {
+		return err
 	}
 	v.times.Agent = time.Since(mark)
 	v.times.Start = time.Since(begin)
@@ -188,14 +187,26 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 // bootTime bounds how long a guest's kernel may take to start.
 const bootTime = time.Minute
 
-// explain adds why a machine has ended, if it has.
+// endTime is how long the end of a machine's stream may be known before that of
+// its process.
+const endTime = time.Second
+
+// explain adds to an error of the machine's agent why the machine has ended, if
+// it has.
 func (v *VM) explain(err error) error {
+	wait := time.NewTimer(endTime)
+	defer wait.Stop()
+	select {
+	case <-v.agent.Done():
+	default:
+		return err
+	}
 	select {
 	case <-v.vm.Done():
 		if why := v.vm.Err(); why != nil {
 			return fmt.Errorf("%w (%w)", err, why)
 		}
-	default:
+	case <-wait.C:
 	}
 	return err
 }
