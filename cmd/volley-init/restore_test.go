@@ -42,13 +42,13 @@ func TestTheFirstEventAfterARestoreSaysSo(t *testing.T) {
 	h := newHost(t)
 	headers := h.ask(t)
 	h.next(t, frame.TypeReady)
-	if err := h.enc.Restore(&frame.Restore{ID: "machine-1"}); err != nil {
+	if err := h.enc.Restore(&frame.Restore{ID: "00000000-0000-0000-0000-000000000001"}); err != nil {
 		t.Fatal(err)
 	}
 	if body := h.next(t, frame.TypeRestored); len(body) > 0 {
 		t.Fatalf("error %q", body)
 	}
-	for _, want := range []string{"machine-1", ""} {
+	for _, want := range []string{"00000000-0000-0000-0000-000000000001", ""} {
 		h.send(t, "id")
 		if got := (<-headers).Get("Volley-Restored"); got != want {
 			t.Errorf("Volley-Restored: %q, want %q", got, want)

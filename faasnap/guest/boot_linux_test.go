@@ -198,7 +198,7 @@ func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
 	}
 
 	at := time.Now().Add(time.Hour)
-	a, err = agent.Resume(ctx, conn, agent.Restore{Time: at.UnixNano(), ID: "machine-1"}, opts)
+	a, err = agent.Resume(ctx, conn, agent.Restore{Time: at.UnixNano(), ID: "00000000-0000-0000-0000-000000000001"}, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
 		t.Errorf("a hook that fails gives %+v: %s", resp, resp.Payload)
 	}
 	third, resp := invoke(t, a, "third")
-	if !slices.Equal(third.Restored, []string{"machine-1", "machine-1"}) || third.Drawn == third.Expected {
+	if !slices.Equal(third.Restored, []string{"00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000001"}) || third.Drawn == third.Expected {
 		t.Errorf("after restore: %+v", third)
 	}
 	if d := third.Time - float64(at.Unix()); d < 0 || d > 60 {
