@@ -1,9 +1,11 @@
 package qemu_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/volley-run/volley/faasnap/guest"
@@ -60,6 +62,41 @@ func TestTheDriverDoesWhatDriversDo(t *testing.T) {
 		Driver:  d,
 		Boot:    func(*testing.T) vmm.Boot { return b },
 		Console: "guest: ready",
+		Locate:  locate,
 		Kinds:   []vmmtest.Kind{vmmtest.Shared, vmmtest.File, vmmtest.Overlay, vmmtest.Faults},
 	})
+}
+
+// locate finds guest memory: QEMU has it in a row that ends at a page that nobody
+// can touch, and may begin with other memory.
+func locate(pid int, sizeBytes int64) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return 0, err
+	}
+	var found []uint64
+	var start, end uint64 // of the row so far
+	for line := range strings.Lines(string(text) + "0-0 ---p\n") {
+		var from, to uint64
+		var mode string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); err != nil {
+			return 0, fmt.Errorf("malformed %q: %w", line, err)
+		}
+		writable := strings.HasPrefix(mode, "rw-")
+		if from == end && writable {
+			end = to
+			continue
+		}
+		if at := end - uint64(sizeBytes); end-start >= uint64(sizeBytes) {
+			found = append(found, at)
+		}
+		start, end = from, to
+		if !writable {
+			start = to
+		}
+	}
+	if len(found) != 1 {
+		return 0, fmt.Errorf("process %d has %d places that could be guest memory: want one", pid, len(found))
+	}
+	return found[0], nil
 }

@@ -51,6 +51,9 @@ type Config struct {
 	// MemorySum returns what the guest answers to "sum", of a memory file. Nil if
 	// only the guest can tell.
 	MemorySum func(memory io.Reader) (string, error)
+	// Locate finds guest memory in the VMM's process, where it is in a row. Nil
+	// is for VMMs whose memory nobody else can read.
+	Locate func(pid int, sizeBytes int64) (address uint64, err error)
 	// Patience is how long anything may take; 0 is a minute.
 	Patience time.Duration
 }
@@ -65,7 +68,7 @@ func Test(t *testing.T, c Config) {
 	}
 	s := &suite{Config: c}
 	s.saved = s.save(t)
-	for _, tc := range []struct {
+	cases := []struct {
 		name string
 		run  func(*testing.T)
 	}{
@@ -80,8 +83,13 @@ func Test(t *testing.T, c Config) {
 		{"a restore that is cancelled leaves nothing", s.cancelsRestore},
 		{"a VMM that is killed is noticed", s.noticesKill},
 		{"closing ends everything", s.closes},
-	} {
+	}
+	for _, tc := range cases {
 		t.Run(tc.name, tc.run)
+	}
+	if c.Locate != nil {
+		t.Run("memory is what was saved before the guest runs", s.restoresMemory)
+		t.Run("memory is what was saved by any plan", s.restoresPlans)
 	}
 }
 
@@ -306,18 +314,25 @@ func (m *machine) trySaveTo(t *testing.T, hardware vmm.Machine, memory string) (
 		resident.AddRange(pages.Range{Start: at, End: at + 16})
 		working.Add(seen, resident)
 	}
-	if v.plan, err = pages.Make(nonZero, working, pages.DefaultOptions()); err != nil {
+	v.lay(t, f, nonZero, working, pages.DefaultOptions())
+	return v, nil
+}
+
+// lay makes a plan for saved memory, and its loading-set file.
+func (v *saved) lay(t *testing.T, memory *os.File, nonZero pages.Set, working pages.WorkingSet, o pages.Options) {
+	t.Helper()
+	var err error
+	if v.plan, err = pages.Make(nonZero, working, o); err != nil {
 		t.Fatal(err)
 	}
-	v.loading = filepath.Join(filepath.Dir(v.state), "loading")
+	v.loading = filepath.Join(newDir(t), "loading")
 	loading, err := os.Create(v.loading)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(mem.Gather(loading, v.plan, f), loading.Close()); err != nil {
+	if err := errors.Join(mem.Gather(loading, v.plan, memory), loading.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return v, nil
 }
 
 // save makes the saved guest that most cases restore.
