@@ -20,7 +20,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/volley-run/volley/faasnap/vmm"
 )
@@ -42,6 +41,9 @@ type Config struct {
 	Accel string
 	// Shim is the path of the library that BuildShim has made.
 	Shim string
+	// Cache is a directory in which the answer about KVM is kept until the host
+	// starts anew; empty asks KVM in every process, which takes up to a second.
+	Cache string
 	// UID and GID are what QEMU runs as, if this process is root; 0 is
 	// DefaultUID.
 	UID, GID int
@@ -53,8 +55,8 @@ const DefaultUID = 65534
 
 // Driver is a vmm.Driver.
 type Driver struct {
-	cfg Config
-
+	cfg     Config
+	kvm     string // the device
 	detect  sync.Mutex
 	version string // once known
 	accel   string
@@ -73,13 +75,13 @@ func New(cfg Config) *Driver {
 	if cfg.GID == 0 {
 		cfg.GID = cfg.UID
 	}
-	return &Driver{cfg: cfg}
+	return &Driver{cfg: cfg, kvm: "/dev/kvm"}
 }
 
 // Name implements vmm.Driver.
 func (d *Driver) Name() string { return "qemu" }
 
-var versionLine = regexp.MustCompile(`^QEMU emulator version (([0-9]+)\.([0-9]+)[^ ]*)`)
+var versionLine = regexp.MustCompile(`^QEMU emulator version (([0-9]+)\.([0-9]+)\S*)`)
 
 // Version implements vmm.Driver: "qemu 7.2.22 q35 tcg".
 func (d *Driver) Version(ctx context.Context) (string, error) {
@@ -104,10 +106,7 @@ func (d *Driver) Version(ctx context.Context) (string, error) {
 	}
 	accel := d.cfg.Accel
 	if accel == "" {
-		accel = TCG
-		if kvmWorks(ctx, d.cfg.Binary) {
-			accel = KVM
-		}
+		accel = d.detectAccel(ctx, string(m[1]))
 	}
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("find QEMU: %w", err)
@@ -129,48 +128,4 @@ func machineType(accel string) string {
 		return "microvm"
 	}
 	return "q35"
-}
-
-// probeTime bounds how long the guest of a probe may take to end: much more than
-// it does where the processor runs it. A host can have a KVM that hangs, or
-// that emulates every instruction and is slower than TCG.
-const probeTime = time.Second
-
-// probeROM is firmware of 64 KiB that counts 100 million down and then writes to
-// the port that ends QEMU.
-func probeROM() []byte {
-	rom := make([]byte, 64<<10)
-	copy(rom, []byte{
-		0x66, 0xb9, 0x00, 0xe1, 0xf5, 0x05, // mov ecx, 100000000
-		0x66, 0x49, // dec ecx
-		0x75, 0xfc, // jnz to the dec
-		0xb0, 0x10, // mov al, 0x10
-		0xba, 0xf4, 0x00, // mov dx, 0xf4
-		0xee,             // out dx, al
-		0xf4, 0xeb, 0xfd, // hlt; jmp to the hlt
-	})
-	// jmp to the beginning of the segment f000
-	copy(rom[0xfff0:], []byte{0xea, 0x00, 0x00, 0x00, 0xf0})
-	return rom
-}
-
-// kvmWorks reports whether a guest runs under KVM.
-func kvmWorks(ctx context.Context, binary string) bool {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
-	rom, err := os.CreateTemp("", "volley-kvm-*.rom")
-	if err != nil {
-		return false
-	}
-	defer os.Remove(rom.Name())
-	_, err = rom.Write(probeROM())
-	if err := errors.Join(err, rom.Close()); err != nil {
-		return false
-	}
-	cmd := exec.CommandContext(ctx, binary, "-accel", "kvm", "-machine", "q35", "-nodefaults", "-no-user-config",
-		"-display", "none", "-bios", rom.Name(), "-device", "isa-debug-exit,iobase=0xf4,iosize=1")
-	cmd.WaitDelay = time.Second
-	var exit *exec.ExitError
-	// QEMU ends with twice the value and one.
-	return errors.As(cmd.Run(), &exit) && exit.ExitCode() == 0x21
 }

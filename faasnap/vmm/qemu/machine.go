@@ -139,25 +139,31 @@ func (l *launch) machine(accel string, m vmm.Machine, shared bool) error {
 	return nil
 }
 
-// confine adds what keeps a guest that has broken out of QEMU's devices from
-// doing more, and returns whom QEMU is to run as.
-func (l *launch) confine(cfg Config) *syscall.Credential {
+// command returns what starts QEMU. A guest that has broken out of QEMU's devices
+// is an unprivileged user without privileged system calls.
+func (d *Driver) command(l *launch) *exec.Cmd {
 	l.arg("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	return &syscall.Credential{Uid: uint32(cfg.UID), Gid: uint32(cfg.GID)}
-}
-
-// command returns what starts QEMU.
-func (l *launch) command(cfg Config) *exec.Cmd {
-	credential := l.confine(cfg)
-	cmd := exec.Command(cfg.Binary, l.args...)
+	cmd := exec.Command(d.cfg.Binary, l.args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8"}, l.env...)
 	cmd.ExtraFiles = l.files
 	sys.NewGroup(cmd)
-	cmd.SysProcAttr.Credential = credential
+	cmd.SysProcAttr.Credential = d.credential(d.accel)
 	return cmd
+}
+
+// credential is whom QEMU is to run as; nil is this process's user.
+func (d *Driver) credential(accel string) *syscall.Credential {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	c := &syscall.Credential{Uid: uint32(d.cfg.UID), Gid: uint32(d.cfg.GID)}
+	if info, err := os.Stat(d.kvm); err == nil && accel == KVM {
+		// The device is its group's, as distributions have it.
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Gid != 0 {
+			c.Groups = []uint32{st.Gid}
+		}
+	}
+	return c
 }
 
 // shim makes QEMU load the library that maps guest memory.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -53,7 +54,7 @@ func (d *Driver) start(ctx context.Context, l *launch, m vmm.Machine, console io
 		return nil, errors.Join(err, agent.Close(), control.Close())
 	}
 	v.agent, v.monitor = agent, newMonitor(control)
-	if err := v.launch(l, d.cfg); err != nil {
+	if err := v.launch(l, d.command(l)); err != nil {
 		return nil, errors.Join(err, agent.Close(), control.Close())
 	}
 	l.close()
@@ -98,8 +99,7 @@ func (v *vm) attachConsole(l *launch, console io.Writer) error {
 }
 
 // launch starts the process, and a goroutine that waits for it.
-func (v *vm) launch(l *launch, cfg Config) error {
-	cmd := l.command(cfg)
+func (v *vm) launch(l *launch, cmd *exec.Cmd) error {
 	cmd.Stderr = &v.stderr
 	cmd.WaitDelay = time.Second
 	started := make(chan error)

@@ -120,14 +120,9 @@ static const struct plan *read_plan(int fd, size_t size)
 	struct stat st;
 	const struct plan *p;
 
-	if (fstat(fd, &st) < 0)
+	if (fstat(fd, &st) < 0 || (p = map(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
 		fail("read plan");
-	if ((size_t)st.st_size < sizeof *p)
-		refuse("the plan is too short");
-	p = map(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	if (p == MAP_FAILED)
-		fail("read plan");
-	if (memcmp(p->magic, "VOLLEYPL", 8) || p->version != PLAN_VERSION ||
+	if ((size_t)st.st_size < sizeof *p || memcmp(p->magic, "VOLLEYPL", 8) || p->version != PLAN_VERSION ||
 	    (size_t)st.st_size != sizeof *p + p->count * sizeof p->regions[0])
 		refuse("not a plan of a version that this library knows");
 	if (p->pages * PAGE != size)
@@ -231,10 +226,8 @@ static void hand_over_faults(const char *path)
 	struct msghdr msg = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 
-	if (fd < 0)
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) < 0)
 		fail("make a userfaultfd");
-	if (ioctl(fd, UFFDIO_API, &api) < 0)
-		fail("set a userfaultfd up");
 	lay(0, guest.size / PAGE, -1, 0);
 	advise(guest.base, guest.size, MADV_NOHUGEPAGE);
 	if (ioctl(fd, UFFDIO_REGISTER, &reg) < 0)
@@ -254,19 +247,13 @@ static void hand_over_faults(const char *path)
 	close(fd);
 }
 
-static int open_memory(const char *path)
-{
-	int memory = strcmp(path, MEMORY_PATH) ? -1 : setting("VOLLEY_SHIM_MEMORY");
-	return memory < 0 ? -1 : fcntl(memory, F_DUPFD_CLOEXEC, 0);
-}
-
 int open64(const char *path, int flags, ...)
 {
-	int fd = open_memory(path);
+	int fd, memory = strcmp(path, MEMORY_PATH) ? -1 : setting("VOLLEY_SHIM_MEMORY");
 	va_list args;
 
-	if (fd >= 0)
-		return guest.file = fd;
+	if (memory >= 0)
+		return guest.file = fcntl(memory, F_DUPFD_CLOEXEC, 0);
 	va_start(args, flags);
 	fd = syscall(SYS_openat, AT_FDCWD, path, flags | O_LARGEFILE, va_arg(args, mode_t));
 	va_end(args);
