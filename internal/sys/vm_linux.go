@@ -42,6 +42,10 @@ func OpenTap(namespace, name string) (tap *os.File, err error) {
 }
 
 func openTap(name string) (*os.File, error) {
+	// The kernel would make one that is missing.
+	if err := findLink(name); err != nil {
+		return nil, err
+	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -56,4 +60,19 @@ func openTap(name string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// findLink returns an error if this thread's network namespace has no such
+// device.
+func findLink(name string) error {
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req)
 }
