@@ -236,7 +236,7 @@ func burst(t *testing.T, s *Service) {
 const envRestores = "VOLLEY_TEST_RESTORES"
 
 func noLeak(t *testing.T, s *Service) {
-	n := 25
+	n := 12
 	if text := os.Getenv(envRestores); text != "" {
 		var err error
 		if n, err = strconv.Atoi(text); err != nil {
