@@ -98,16 +98,18 @@ func (s *Service) record(ctx context.Context, f *Function, o RecordOptions) (*sn
 			return c, err
 		}
 		src := &source{name: o.Name, dir: d.Path(""), function: f}
-		var sets []pages.WorkingSet
+		var runs []Run
 		for i, input := range o.Inputs {
 			o.Progress(fmt.Sprintf("record input %d of %d", i+1, len(o.Inputs)))
 			w, err := s.recordResident(ctx, src, input, o)
 			if err != nil {
 				return c, err
 			}
-			sets = append(sets, w)
+			runs = append(runs, Run{Recorded: time.Now(), Working: w})
 		}
-		c.Working = pages.Merge(sets...)
+		if c, err = putRuns(d, c, runs); err != nil {
+			return c, err
+		}
 		if o.Faults {
 			o.Progress("record page faults")
 			if err := s.recordFaults(ctx, src, d, o); err != nil {

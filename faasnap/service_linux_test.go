@@ -154,7 +154,8 @@ func TestSnapshots(t *testing.T) {
 	t.Run("give each machine its own random numbers and id", func(t *testing.T) { ownNumbers(t, s) })
 	t.Run("serve a burst", func(t *testing.T) { burst(t, s) })
 	t.Run("are restored without a leak", func(t *testing.T) { noLeak(t, s) })
-	t.Run("are refused if a file is not what was written", func(t *testing.T) { damaged(t, s, snap) })
+	t.Run("learn from further inputs", func(t *testing.T) { learns(t, s) })
+	t.Run("are refused if a file is not what was written", func(t *testing.T) { damaged(t, s) })
 	t.Run("fail an invocation if the loading set cannot be read", func(t *testing.T) { badLoads(t, s) })
 	t.Run("fail an invocation whose machine is killed", func(t *testing.T) { killed(t, s) })
 	t.Run("are not taken of a function that fails", func(t *testing.T) { failing(t, s, f) })
@@ -284,7 +285,34 @@ func noLeak(t *testing.T, s *Service) {
 	}
 }
 
-func damaged(t *testing.T, s *Service, snap *snapshot.Snapshot) {
+func learns(t *testing.T, s *Service) {
+	large := []byte(`{"scratch": 1, "sum": true}`) // reads what no recorded input did
+	first, err := s.Learn(t.Context(), "memory", large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := s.Learn(t.Context(), "memory", large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first[0].Recall() > 0.7 || second[0].Recall() < 0.9 || second[0].Precision() <= 0 {
+		t.Errorf("recall %v before and %v after; want less than 0.7 and more than 0.9", first[0].Recall(), second[0].Recall())
+	}
+	runs, err := s.Runs(t.Context(), "memory")
+	if err != nil || len(runs) != 4 {
+		t.Errorf("%d runs, error %v; want the two recorded and the two learnt from", len(runs), err)
+	}
+	if _, err := s.Learn(t.Context(), "memory", []byte(`{"do": "fail"}`)); err == nil {
+		t.Error("it learnt from an input that the function fails on")
+	}
+	invoke(t, restore(t, s, FaaSnap, RestoreOptions{}), "{}")
+}
+
+func damaged(t *testing.T, s *Service) {
+	snap, err := s.Snapshot(t.Context(), "memory")
+	if err != nil {
+		t.Fatal(err)
+	}
 	change := func(name string, f func(path string) error) (undo func()) {
 		path := snap.Path(name)
 		kept := path + ".kept"
