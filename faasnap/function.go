@@ -48,8 +48,12 @@ func (f *Function) machine() vmm.Machine {
 
 // AddFunction keeps a function under its name, in the place of one that is
 // there.
-func (s *Service) AddFunction(f *Function) error {
-	if err := checkName("function", f.Name); err != nil {
+func (s *Service) AddFunction(f *Function) error { return s.AddFunctionAs(f.Name, f) }
+
+// AddFunctionAs keeps a function under another name than its own, such as one
+// for each of its revisions.
+func (s *Service) AddFunctionAs(name string, f *Function) error {
+	if err := checkName("function", name); err != nil {
 		return err
 	}
 	if f.GuestMemoryBytes == 0 {
@@ -62,7 +66,7 @@ func (s *Service) AddFunction(f *Function) error {
 	if err != nil {
 		return fmt.Errorf("add function %s: %w", f.Name, err)
 	}
-	if err := writeFile(s.functionPath(f.Name), text); err != nil {
+	if err := writeFile(s.functionPath(name), text); err != nil {
 		return fmt.Errorf("add function %s: %w", f.Name, err)
 	}
 	return nil

@@ -276,3 +276,12 @@ func (v *VM) Close() error {
 	})
 	return v.closeErr
 }
+
+// Ended is closed when the agent in the machine has ended, or the machine.
+func (v *VM) Ended() <-chan struct{} { return v.agent.Done() }
+
+// Shutdown asks the function to end, and waits for that or for ctx to end.
+func (v *VM) Shutdown(ctx context.Context) {
+	// What does not end by itself is ended by Close.
+	_ = v.agent.Shutdown(ctx)
+}

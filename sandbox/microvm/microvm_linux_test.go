@@ -1,0 +1,219 @@
+package microvm_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/volley-run/volley/faasnap"
+	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/faasnap/vmm/qemu"
+	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/internal/testenv"
+	"github.com/volley-run/volley/sandbox"
+	"github.com/volley-run/volley/sandbox/microvm"
+	"github.com/volley-run/volley/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newDriver(t *testing.T) (*microvm.Driver, *faasnap.Service) {
+	t.Helper()
+	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC)
+	cache, err := guest.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shim, err := qemu.BuildShim(t.Context(), filepath.Join(cache, "shim"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	builder := &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)}
+	s, err := faasnap.Open(faasnap.Config{Dir: t.TempDir(), Driver: qemu.New(qemu.Config{Shim: shim, Accel: qemu.TCG}), Builder: builder})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := microvm.New(microvm.Config{Service: s, Builder: builder, Unpacker: sandboxtest.DirUnpacker{}})
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d, s
+}
+
+// TestWholeSuite takes many minutes under software emulation.
+func TestWholeSuite(t *testing.T) {
+	if os.Getenv("VOLLEY_TEST_MICROVM_SUITE") == "" {
+		testenv.Need(t, testenv.QEMU)
+		return // TestMachinesServeAFunction has what CI has time for
+	}
+	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { d, _ := newDriver(t); return d },
+		sandboxtest.Options{ReadOnlyRoot: true, NoNetwork: true, OwnProcesses: true, UID: guest.FunctionID, Slow: true})
+}
+
+const pythonFunction = `
+import os, random, time
+
+restored = []
+
+def after_restore():
+    restored.append(open("/run/volley/instance-id").read())
+
+def handler(event, context):
+    if event.get("do") == "fail":
+        raise ValueError("as it was told")
+    if event.get("do") == "exit":
+        os._exit(3)
+    if event.get("do") == "hang":
+        time.sleep(60)
+    print("handled", event)
+    return {"restored": len(restored), "random": random.random(), "uid": os.getuid(), "env": os.environ.get("GREETING")}
+`
+
+type answer struct {
+	Restored, UID int
+	Random        float64
+	Env           string
+}
+
+func pythonIn(t *testing.T) *function.Function {
+	t.Helper()
+	code := t.TempDir()
+	if err := os.WriteFile(filepath.Join(code, "app.py"), []byte(pythonFunction), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f := &function.Function{
+		Name: "f", Revision: "1", PackageType: function.Zip, Runtime: "python3.12", Handler: "app.handler",
+		Code: function.Code{Object: code}, MemoryMB: 128, Timeout: 20 * time.Second, Environment: map[string]string{"GREETING": "hello"},
+	}
+	f.SetDefaults()
+	return f
+}
+
+func invoke(t *testing.T, box sandbox.Sandbox, event string) (answer, sandbox.Response) {
+	t.Helper()
+	resp, err := box.Invoke(t.Context(), sandbox.Request{ID: "7a1b9a5e-9c8d-4d57-8e0a-7d4c4be1a001", Payload: []byte(event), Deadline: time.Now().Add(20 * time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a answer
+	if resp.FunctionError == "" {
+		if err := json.Unmarshal(resp.Payload, &a); err != nil {
+			t.Fatalf("answer %s: %v", resp.Payload, err)
+		}
+	}
+	return a, resp
+}
+
+func create(t *testing.T, d *microvm.Driver, id string, f *function.Function) sandbox.Sandbox {
+	t.Helper()
+	box, err := d.Create(t.Context(), sandbox.Spec{ID: id, Function: f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = box.Close(context.Background()) }) // where a test has ended early
+	return box
+}
+
+// A function boots once, is recorded after its first invocation, and comes from
+// its snapshot from then on.
+func TestMachinesServeAFunction(t *testing.T) {
+	d, s := newDriver(t)
+	f := pythonIn(t)
+	first := create(t, d, "first", f)
+	if a, _ := invoke(t, first, "{}"); a.Restored != 0 || a.UID != guest.FunctionID || a.Env != "hello" {
+		t.Errorf("the machine that was booted answers %+v", a)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if names, err := s.Snapshots(); err != nil {
+			t.Fatal(err)
+		} else if len(names) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no snapshot was taken")
+		}
+	}
+	// The one that serves was not held up, and goes on.
+	if a, _ := invoke(t, first, "{}"); a.Restored != 0 {
+		t.Errorf("the machine that was booted answers %+v", a)
+	}
+	var lines []string
+	begin := time.Now()
+	second, err := d.Create(t.Context(), sandbox.Spec{ID: "second", Function: f, Log: func(l function.LogLine) { lines = append(lines, l.Text) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := invoke(t, second, "{}")
+	t.Logf("created and answered in %v", time.Since(begin))
+	third := create(t, d, "third", f)
+	b, _ := invoke(t, third, "{}")
+	if a.Restored != 1 || b.Restored != 1 || a.Random == b.Random {
+		t.Errorf("the machines from the snapshot answer %+v and %+v", a, b)
+	}
+	if !strings.Contains(strings.Join(lines, "\n"), "handled {}") {
+		t.Errorf("the function's log is %q", lines)
+	}
+	if _, resp := invoke(t, third, `{"do": "fail"}`); resp.FunctionError == "" || !strings.Contains(string(resp.Payload), "as it was told") || resp.Broken {
+		t.Errorf("an error is answered by %s", resp.Payload)
+	}
+	if err := third.Pause(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := third.Resume(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if u, err := third.Usage(t.Context()); err != nil || u.MemoryBytes < 10<<20 {
+		t.Errorf("usage %+v, error %v", u, err)
+	}
+	if _, resp := invoke(t, third, `{"do": "exit"}`); !strings.Contains(string(resp.Payload), "exit status 3") || !resp.Broken {
+		t.Errorf("the end of its process is answered by %s", resp.Payload)
+	}
+	<-third.Done()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if resp, err := second.Invoke(ctx, sandbox.Request{ID: "x", Payload: []byte(`{"do": "hang"}`)}); err == nil || !resp.Broken {
+		t.Errorf("an invocation that is canceled gives %+v, error %v", resp, err)
+	}
+	for _, box := range []sandbox.Sandbox{first, second, third} {
+		if err := box.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := box.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(s.VMs()); n != 0 {
+		t.Errorf("%d machines are left", n)
+	}
+
+	// A new revision leaves nothing of the old one.
+	f2 := *f
+	f2.Revision = "2"
+	box := create(t, d, "other", &f2)
+	if names, err := s.Snapshots(); err != nil || len(names) != 0 {
+		t.Errorf("snapshots %v, error %v; want none of the earlier revision", names, err)
+	}
+	if err := box.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatAMachineCannotDoIsRefused(t *testing.T) {
+	d, _ := newDriver(t)
+	f := pythonIn(t)
+	f.Network = function.NetworkHost
+	if _, err := d.Create(t.Context(), sandbox.Spec{ID: "host", Function: f}); err == nil || !strings.Contains(err.Error(), "network") {
+		t.Errorf("error %v; want one about the network", err)
+	}
+}
