@@ -141,5 +141,8 @@ func checkName(what, name string) error {
 	return nil
 }
 
+// Builder makes what machines boot.
+func (s *Service) Builder() *guest.Builder { return s.cfg.Builder }
+
 // Version says which VMM runs the machines; snapshots are for that one.
 func (s *Service) Version(ctx context.Context) (string, error) { return s.cfg.Driver.Version(ctx) }

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/volley-run/volley/faasnap"
-	"github.com/volley-run/volley/faasnap/guest"
 	"github.com/volley-run/volley/faasnap/snapshot"
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/sandbox"
@@ -26,13 +25,11 @@ const DriverName = "microvm"
 // guestMarginBytes is what a guest's kernel and agent need beside the function.
 const guestMarginBytes = 128 << 20
 
-// Config is what a Driver needs. Service, Builder and Unpacker are required.
+// Config is what a Driver needs. Service and Unpacker are required.
 type Config struct {
 	// Service runs the machines and keeps the snapshots. Closing it is the
 	// caller's.
 	Service *faasnap.Service
-	// Builder makes what they boot; the Service's.
-	Builder *guest.Builder
 	// Unpacker gives the code of functions.
 	Unpacker sandbox.Unpacker
 	// Policy is DefaultPolicy if zero.
@@ -250,7 +247,7 @@ func (d *Driver) build(ctx context.Context, name string, k *known, f *function.F
 	}
 	defer code.Release()
 	built := &faasnap.Function{Function: *f, GuestMemoryBytes: (int64(f.MemoryMB)<<20 + guestMarginBytes + 2<<20 - 1) &^ (2<<20 - 1)}
-	if built.Image, err = d.cfg.Builder.Function(ctx, f.Runtime, code.Dir); err != nil {
+	if built.Image, err = d.cfg.Service.Builder().Function(ctx, f.Runtime, code.Dir); err != nil {
 		return nil, err
 	}
 	return built, d.cfg.Service.AddFunctionAs(name, built)

@@ -39,7 +39,7 @@ func newDriver(t *testing.T) (*microvm.Driver, *faasnap.Service) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := microvm.New(microvm.Config{Service: s, Builder: builder, Unpacker: sandboxtest.DirUnpacker{}})
+	d := microvm.New(microvm.Config{Service: s, Unpacker: sandboxtest.DirUnpacker{}})
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil {
 			t.Error(err)
