@@ -38,8 +38,8 @@ type Function struct {
 const DefaultGuestMemoryBytes = 2 << 30
 
 // machine returns the hardware that the function's machines have.
-func (f *Function) machine() vmm.Machine {
-	m := vmm.Machine{MemoryBytes: f.GuestMemoryBytes, CPUs: f.CPUs()}
+func (f *Function) machine(network *vmm.Network) vmm.Machine {
+	m := vmm.Machine{MemoryBytes: f.GuestMemoryBytes, CPUs: f.CPUs(), Network: network}
 	for _, path := range f.Image.Drives() {
 		m.Drives = append(m.Drives, vmm.Drive{Path: path, ReadOnly: true})
 	}

@@ -22,6 +22,8 @@ import (
 const (
 	labelFunction = "function"
 	labelVMM      = "vmm"
+	// labelMAC is there if the machine had a network device.
+	labelMAC = "mac"
 )
 
 // RecordOptions are how a snapshot is recorded.
@@ -97,7 +99,7 @@ func (s *Service) record(ctx context.Context, f *Function, o RecordOptions) (*sn
 		if err := v.Close(); err != nil {
 			return c, err
 		}
-		src := &source{name: o.Name, dir: d.Path(""), function: f}
+		src := &source{name: o.Name, dir: d.Path(""), function: f, mac: c.Labels[labelMAC]}
 		var runs []Run
 		for i, input := range o.Inputs {
 			o.Progress(fmt.Sprintf("record input %d of %d", i+1, len(o.Inputs)))
@@ -200,6 +202,9 @@ func (v *VM) save(ctx context.Context, d *snapshot.Draft, c snapshot.Contents) (
 	}
 	c.MemoryBytes = v.function.GuestMemoryBytes
 	c.Labels = map[string]string{labelFunction: v.function.Name, labelVMM: version}
+	if v.network != nil {
+		c.Labels[labelMAC] = v.network.MAC.String()
+	}
 	return c, nil
 }
 

@@ -39,6 +39,8 @@ type source struct {
 	function *Function
 	plan     *pages.Plan
 	working  pages.WorkingSet
+	// mac is the address of the network device; empty if there was none.
+	mac      string
 	snapshot *snapshot.Snapshot // nil while it is being recorded
 }
 
@@ -78,8 +80,12 @@ func (s *Service) restore(ctx context.Context, src *source, mode Mode, o Restore
 }
 
 func (v *VM) restore(ctx context.Context, src *source, o RestoreOptions, begin time.Time) error {
+	var err error
+	if v.network, err = restoreNetwork(o.Network, src.mac); err != nil {
+		return err
+	}
 	r := vmm.Restore{
-		Machine: v.function.machine(), State: src.path(stateFile), Console: o.Console, Dir: v.dir, Paused: o.Paused || v.mode == REAP,
+		Machine: v.function.machine(v.network), State: src.path(stateFile), Console: o.Console, Dir: v.dir, Paused: o.Paused || v.mode == REAP,
 	}
 	l, err := v.beginLoads(src, o, &r)
 	if err != nil {
@@ -216,7 +222,7 @@ func (s *Service) source(ctx context.Context, name string) (*source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", name, err)
 	}
-	src := &source{name: name, dir: snap.Dir(), plan: snap.Plan(), working: snap.Working(), snapshot: snap, function: &Function{}}
+	src := &source{name: name, dir: snap.Dir(), plan: snap.Plan(), working: snap.Working(), snapshot: snap, function: &Function{}, mac: snap.Meta().Labels[labelMAC]}
 	if err := json.Unmarshal(text, src.function); err != nil {
 		return nil, fmt.Errorf("snapshot %s: read function: %w", name, err)
 	}

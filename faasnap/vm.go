@@ -27,6 +27,7 @@ type VM struct {
 	function *Function
 	mode     Mode
 	snapshot string // the name of what it was restored from
+	network  *vmm.Network
 	created  time.Time
 	service  *Service
 	dir      string
@@ -53,17 +54,19 @@ type Times struct {
 
 // Info is what can be told of a machine.
 type Info struct {
-	ID       string    `json:"id"`
-	Function string    `json:"function"`
-	Mode     Mode      `json:"mode"`
-	Snapshot string    `json:"snapshot,omitempty"`
-	PID      int       `json:"pid"`
-	Created  time.Time `json:"created"`
+	ID       string `json:"id"`
+	Function string `json:"function"`
+	Mode     Mode   `json:"mode"`
+	Snapshot string `json:"snapshot,omitempty"`
+	// Network is the tap that is its network device; nil is none.
+	Network *vmm.Network `json:"-"`
+	PID     int          `json:"pid"`
+	Created time.Time    `json:"created"`
 }
 
 // Info tells what the machine is.
 func (v *VM) Info() Info {
-	return Info{ID: v.id, Function: v.function.Name, Mode: v.mode, Snapshot: v.snapshot, PID: v.vm.PID(), Created: v.created}
+	return Info{ID: v.id, Function: v.function.Name, Mode: v.mode, Snapshot: v.snapshot, Network: v.network, PID: v.vm.PID(), Created: v.created}
 }
 
 // ID is the machine's own; no two have the same.
@@ -83,6 +86,10 @@ type StartOptions struct {
 	Console io.Writer
 	// CommandLine is added to what the kernel is booted with.
 	CommandLine string
+	// Network is a tap that is there already, and becomes the machine's network
+	// device; nil is none. A machine is restored with a network device just if
+	// it was saved with one, and keeps its MAC address. Without MAC it gets one.
+	Network *vmm.Network
 }
 
 // newVM makes a machine's directory.
@@ -152,6 +159,7 @@ func (s *Service) Boot(ctx context.Context, f *Function, o StartOptions) (*VM, e
 
 func (v *VM) boot(ctx context.Context, o StartOptions) error {
 	begin := time.Now()
+	v.network = bootNetwork(o.Network)
 	v.memory = filepath.Join(v.dir, "memory")
 	if err := makeSparse(v.memory, v.function.GuestMemoryBytes); err != nil {
 		return err
@@ -159,7 +167,7 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 	v.times.Prepare = time.Since(begin)
 	mark := time.Now()
 	machine, err := v.service.cfg.Driver.Boot(ctx, vmm.Boot{
-		Machine: v.function.machine(), Kernel: v.function.Image.Kernel, Initrd: v.function.Image.Initrd,
+		Machine: v.function.machine(v.network), Kernel: v.function.Image.Kernel, Initrd: v.function.Image.Initrd,
 		CommandLine: v.function.Image.CommandLine + " " + o.CommandLine, Memory: v.memory, Console: o.Console, Dir: v.dir,
 	})
 	if err != nil {
