@@ -1,0 +1,33 @@
+package faasnap
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/sandbox/agent"
+	"github.com/volley-run/volley/sandbox/image"
+)
+
+// BuildImage builds a function of package type Image from an unpacked container
+// image, and adds it. The image can be released afterwards.
+func (s *Service) BuildImage(ctx context.Context, f *Function, img *image.Image) error {
+	if err := checkName("function", f.Name); err != nil {
+		return err
+	}
+	kernel, err := s.cfg.Builder.Kernel(ctx)
+	if err != nil {
+		return fmt.Errorf("build function %s: %w", f.Name, err)
+	}
+	root, err := s.cfg.Builder.Image(ctx, img)
+	if err != nil {
+		return fmt.Errorf("build function %s: %w", f.Name, err)
+	}
+	f.PackageType = function.Image
+	f.Image = guest.Image{Kernel: kernel.Image, Initrd: kernel.Initrd, Root: root, CommandLine: guest.CommandLine}
+	f.ImageDefaults = &agent.ImageDefaults{
+		EntryPoint: img.Config.EntryPoint, Command: img.Config.Command, Env: img.Config.Env, WorkingDir: img.Config.WorkingDir,
+	}
+	return s.AddFunction(f)
+}

@@ -1,0 +1,105 @@
+package faasnap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/volley-run/volley/faasnap/snapshot"
+)
+
+// Inspect returns a snapshot without reading its guest memory, which may be
+// damaged: enough to tell what it is. The error is as that of Snapshot.
+func (s *Service) Inspect(name string) (*snapshot.Snapshot, error) {
+	if err := checkName("snapshot", name); err != nil {
+		return nil, err
+	}
+	snap, err := snapshot.Open(s.snapshotPath(name))
+	if errors.Is(err, snapshot.ErrNone) {
+		return nil, fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+	}
+	return snap, err
+}
+
+// FunctionOf returns the name of the function that a snapshot is of.
+func FunctionOf(s *snapshot.Snapshot) string { return s.Meta().Labels[labelFunction] }
+
+// HasFaults reports whether a snapshot has what the modes REAP, Concurrent and
+// Groups need.
+func HasFaults(s *snapshot.Snapshot) bool {
+	for _, f := range s.Meta().Files {
+		if f.Name == faultsFile {
+			return true
+		}
+	}
+	return false
+}
+
+// Garbage is a snapshot that nothing can use.
+type Garbage struct {
+	// Name is the snapshot's; empty is that of snapshots that were never
+	// completed.
+	Name string
+	// Reason is why it is of no use.
+	Reason string
+}
+
+// Collect removes snapshots whose function is gone or that are damaged, for
+// which it reads them all, and what is left of unfinished ones. It returns what
+// that is; with dryRun nothing is removed. Snapshots of other versions of
+// Volley or of the VMM are left alone.
+func (s *Service) Collect(ctx context.Context, dryRun bool) ([]Garbage, error) {
+	names, err := s.Snapshots()
+	if err != nil {
+		return nil, err
+	}
+	var found []Garbage
+	for _, name := range names {
+		reason, err := s.useless(ctx, name)
+		if err != nil {
+			return found, fmt.Errorf("collect garbage: %w", err)
+		}
+		if reason == "" {
+			continue
+		}
+		if !dryRun {
+			if err := s.RemoveSnapshot(name); err != nil && !errors.Is(err, ErrNotFound) {
+				return found, fmt.Errorf("collect garbage: %w", err)
+			}
+		}
+		found = append(found, Garbage{Name: name, Reason: reason})
+	}
+	if dryRun {
+		return found, nil
+	}
+	n, err := snapshot.Sweep(filepath.Join(s.cfg.Dir, snapshotsDir))
+	if err != nil {
+		return found, fmt.Errorf("collect garbage: %w", err)
+	}
+	if n > 0 {
+		found = append(found, Garbage{Reason: fmt.Sprintf("%d unfinished", n)})
+	}
+	return found, nil
+}
+
+// useless returns why nothing can use a snapshot, or nothing.
+func (s *Service) useless(ctx context.Context, name string) (string, error) {
+	snap, err := s.Inspect(name)
+	if err == nil {
+		function := FunctionOf(snap)
+		if _, ferr := s.Function(function); errors.Is(ferr, ErrNotFound) {
+			return fmt.Sprintf("function %s is gone", function), nil
+		} else if ferr != nil {
+			return "", ferr
+		}
+		err = snap.Verify(ctx)
+	}
+	switch {
+	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, snapshot.ErrVersion):
+		return "", nil
+	case errors.Is(err, snapshot.ErrDamaged):
+		return err.Error(), nil
+	}
+	return "", err
+}
