@@ -169,7 +169,7 @@ func (v *VM) warmUp(ctx context.Context, input []byte) error {
 		return err
 	}
 	if resp.FunctionError != "" {
-		return fmt.Errorf("the function fails on the input %.200s: %s", input, resp.Payload)
+		return fmt.Errorf("%w on the input %.200s: %s", ErrFunction, input, resp.Payload)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/snapshot"
 	"github.com/volley-run/volley/faasnap/vmm"
+	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/sys"
 )
 
@@ -55,6 +56,9 @@ var (
 	ErrExists = errors.New("exists already")
 	// ErrBusy says, wrapped, that another process uses the directory.
 	ErrBusy = errors.New("in use by another process")
+	// ErrFunction says, wrapped, that a function fails on an input that it was to
+	// be recorded at.
+	ErrFunction = errors.New("the function fails")
 	// ErrClosed says, wrapped, that the Service is closed.
 	ErrClosed = errors.New("the service is closed")
 )
@@ -136,7 +140,7 @@ var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 // checkName refuses names that are no file names everywhere.
 func checkName(what, name string) error {
 	if !nameRule.MatchString(name) {
-		return fmt.Errorf("%s name %q: use 1 to 64 letters, digits, '-' and '_', a letter or digit first", what, name)
+		return function.Errorf(function.InvalidParameter, "%s name %q: use 1 to 64 letters, digits, '-' and '_', a letter or digit first", what, name)
 	}
 	return nil
 }

@@ -69,6 +69,9 @@ func (v *VM) Info() Info {
 	return Info{ID: v.id, Function: v.function.Name, Mode: v.mode, Snapshot: v.snapshot, Network: v.network, PID: v.vm.PID(), Created: v.created}
 }
 
+// Function is what is in the machine. It must not be changed.
+func (v *VM) Function() *Function { return v.function }
+
 // ID is the machine's own; no two have the same.
 func (v *VM) ID() string { return v.id }
 

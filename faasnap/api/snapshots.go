@@ -1,0 +1,256 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/volley-run/volley/faasnap"
+	"github.com/volley-run/volley/faasnap/mem"
+	"github.com/volley-run/volley/faasnap/memmap"
+	"github.com/volley-run/volley/faasnap/pages"
+	"github.com/volley-run/volley/faasnap/snapshot"
+)
+
+func snapshotOf(name string, s *snapshot.Snapshot) Snapshot {
+	meta, plan, working := s.Meta(), s.Plan(), s.Working()
+	out := Snapshot{
+		Name: name, ID: meta.ID, Created: meta.Created, Function: faasnap.FunctionOf(s), VMM: meta.Labels["vmm"], MAC: meta.Labels["mac"],
+		Faults: faasnap.HasFaults(s), MemoryBytes: meta.MemoryBytes, Plan: &PlanSummary{Pages: plan.Pages, WorkingPages: working.Set().Count(), Groups: len(working.Groups)},
+	}
+	p := out.Plan
+	p.ZeroPages, p.ZeroRegions = plan.Count(pages.Zero)
+	p.ColdPages, p.ColdRegions = plan.Count(pages.Memory)
+	p.LoadingPages, p.LoadingRegions = plan.Count(pages.Loading)
+	for _, f := range meta.Files {
+		file := SnapshotFile{Name: f.Name, SizeBytes: f.SizeBytes}
+		if info, err := os.Stat(s.Path(f.Name)); err == nil {
+			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+				file.DiskBytes = stat.Blocks * 512
+			}
+		}
+		out.Files = append(out.Files, file)
+	}
+	return out
+}
+
+func (s *Server) listSnapshots(w http.ResponseWriter, _ *http.Request) error {
+	names, err := s.cfg.Service.Snapshots()
+	if err != nil {
+		return err
+	}
+	list := Snapshots{Snapshots: []Snapshot{}}
+	for _, name := range names {
+		snap, err := s.cfg.Service.Inspect(name)
+		switch {
+		case err == nil:
+			list.Snapshots = append(list.Snapshots, snapshotOf(name, snap))
+		case errors.Is(err, faasnap.ErrNotFound): // removed meanwhile
+		default:
+			list.Snapshots = append(list.Snapshots, Snapshot{Name: name, Problem: err.Error()})
+		}
+	}
+	return s.answer(w, list)
+}
+
+// snapshot returns the snapshot that a request is about.
+func (s *Server) snapshot(r *http.Request) (string, *snapshot.Snapshot, error) {
+	name := r.PathValue("name")
+	snap, err := s.cfg.Service.Inspect(name)
+	return name, snap, err
+}
+
+func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) error {
+	name, snap, err := s.snapshot(r)
+	if err != nil {
+		return err
+	}
+	return s.answer(w, snapshotOf(name, snap))
+}
+
+func (s *Server) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
+	if err := s.cfg.Service.RemoveSnapshot(r.PathValue("name")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) getPlan(w http.ResponseWriter, r *http.Request) error {
+	_, snap, err := s.snapshot(r)
+	if err != nil {
+		return err
+	}
+	plan := Plan{Pages: snap.Plan().Pages, Regions: make([]Region, 0, len(snap.Plan().Regions))}
+	for _, region := range snap.Plan().Regions {
+		plan.Regions = append(plan.Regions, Region{
+			Start: region.Start, End: region.End, Source: region.Source.String(), Group: region.Group, Offset: region.Offset,
+		})
+	}
+	return s.answer(w, plan)
+}
+
+func (s *Server) getWorkingSet(w http.ResponseWriter, r *http.Request) error {
+	_, snap, err := s.snapshot(r)
+	if err != nil {
+		return err
+	}
+	working := snap.Working()
+	out := WorkingSet{Pages: working.Pages, Groups: make([][]Range, 0, len(working.Groups))}
+	for _, group := range working.Groups {
+		ranges := make([]Range, 0, len(group))
+		for _, g := range group {
+			ranges = append(ranges, Range{g.Start, g.End})
+		}
+		out.Groups = append(out.Groups, ranges)
+	}
+	return s.answer(w, out)
+}
+
+func (s *Server) getMap(w http.ResponseWriter, r *http.Request) error {
+	name, snap, err := s.snapshot(r)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "image/svg+xml")
+	// It is a picture only, also for a browser that is pointed at it.
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	_, _ = w.Write(memmap.SVG(snap.Plan(), name)) // the client may have gone
+	return nil
+}
+
+func (s *Server) getResident(w http.ResponseWriter, r *http.Request) error {
+	_, snap, err := s.snapshot(r)
+	if err != nil {
+		return err
+	}
+	var out Resident
+	for _, f := range []struct {
+		name string
+		into *ResidentFile
+	}{{snapshot.MemoryFile, &out.Memory}, {snapshot.LoadingFile, &out.Loading}} {
+		if *f.into, err = resident(snap.Path(f.name)); err != nil {
+			return err
+		}
+	}
+	return s.answer(w, out)
+}
+
+// resident tells which pages of a file are in the page cache.
+func resident(path string) (ResidentFile, error) {
+	out := ResidentFile{Ranges: []Range{}}
+	f, err := os.Open(path)
+	if err != nil {
+		return out, fmt.Errorf("find resident pages: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return out, fmt.Errorf("find resident pages: %w", err)
+	}
+	set, err := mem.Resident(f, info.Size())
+	if err != nil {
+		return out, err
+	}
+	out.Pages, out.Resident = set.Pages(), set.Count()
+	for r := range set.Ranges() {
+		out.Ranges = append(out.Ranges, Range{r.Start, r.End})
+	}
+	return out, nil
+}
+
+func (s *Server) verifySnapshot(w http.ResponseWriter, r *http.Request) error {
+	name, snap, err := s.snapshot(r)
+	if err != nil {
+		return err
+	}
+	if err := snap.Verify(r.Context()); err != nil {
+		return err
+	}
+	out := Verified{Name: name}
+	for _, f := range snap.Meta().Files {
+		out.Files++
+		out.Bytes += f.SizeBytes
+	}
+	return s.answer(w, out)
+}
+
+func (s *Server) collect(w http.ResponseWriter, r *http.Request) error {
+	var req CollectRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	garbage, err := s.cfg.Service.Collect(r.Context(), req.DryRun)
+	if err != nil {
+		return err
+	}
+	out := Collected{Removed: []Garbage{}}
+	for _, g := range garbage {
+		out.Removed = append(out.Removed, Garbage{Name: g.Name, Reason: g.Reason})
+	}
+	return s.answer(w, out)
+}
+
+func (s *Server) postSnapshot(w http.ResponseWriter, r *http.Request) error {
+	var req SnapshotRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	if (req.Function == "") == (req.VM == "") {
+		return invalid(errors.New("name either a function to record or a virtual machine to save"))
+	}
+	if req.VM != "" {
+		return s.saveVM(w, r, req)
+	}
+	f, err := s.cfg.Service.Function(req.Function)
+	if err != nil {
+		return err
+	}
+	network, err := req.Network.device()
+	if err != nil {
+		return err
+	}
+	o := faasnap.RecordOptions{Name: req.Name, Faults: req.Faults, Replace: req.Replace}
+	o.Network = network
+	for _, input := range req.Inputs {
+		o.Inputs = append(o.Inputs, input)
+	}
+	return s.long(w, r, func(step func(string)) (Event, error) {
+		o.Progress = step
+		return made(s.cfg.Service.Record(r.Context(), f, o))
+	})
+}
+
+func (s *Server) saveVM(w http.ResponseWriter, r *http.Request, req SnapshotRequest) error {
+	if len(req.Inputs) > 0 || req.Faults || req.Network != nil {
+		return invalid(errors.New("inputs, faults and network are for recording a function: a machine is saved as it is"))
+	}
+	m, release, err := s.running(req.VM)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if mode := m.vm.Info().Mode; mode != faasnap.Boot {
+		return conflict(CodeBusy, fmt.Errorf("virtual machine %s was restored (%s): only one that was booted can be saved", req.VM, mode))
+	}
+	if req.Name == "" {
+		req.Name = m.vm.Function().Name
+	}
+	return s.long(w, r, func(step func(string)) (Event, error) {
+		step("save")
+		// A machine that stops half way is of no use, so this goes on to its end.
+		return made(m.vm.Snapshot(context.WithoutCancel(r.Context()), req.Name, req.Replace))
+	})
+}
+
+func made(snap *snapshot.Snapshot, err error) (Event, error) {
+	if err != nil {
+		return Event{}, err
+	}
+	out := snapshotOf(filepath.Base(snap.Dir()), snap)
+	return Event{Snapshot: &out}, nil
+}
