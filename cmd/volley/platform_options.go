@@ -51,7 +51,10 @@ func registerData(cmd *cobra.Command, dir *string) {
 }
 
 // dataDir returns the data directory, which it makes, as an absolute path.
-func dataDir(named string) (string, error) {
+func dataDir(named string) (string, error) { return makeDataDir(named, "--data") }
+
+// makeDataDir is dataDir for a flag of another name.
+func makeDataDir(named, flag string) (string, error) {
 	dir := named
 	if dir == "" {
 		var err error
@@ -64,7 +67,7 @@ func dataDir(named string) (string, error) {
 		err = os.MkdirAll(dir, 0o700)
 	}
 	if err != nil {
-		return "", usagef("data directory: %w; choose another with --data", err)
+		return "", usagef("data directory: %w; choose another with %s", err, flag)
 	}
 	return dir, nil
 }

@@ -149,6 +149,9 @@ still being made.
 Its function platform, Sophon, runs functions written for AWS Lambda, with its
 API, on one machine or many, and places them where they start fastest.
 
+Its virtual machines, FaaSnap, are restored from snapshots almost as fast as
+memory is.
+
 Its networks, Particle, give all functions of a job their own addresses at once.`,
 		Example: `  volley run grayscale in.mp4 -o out        run a video pipeline
   volley serve out                          watch the result in a browser
@@ -156,6 +159,10 @@ Its networks, Particle, give all functions of a job their own addresses at once.
   volley server                             start a function platform
   volley deploy hello examples/hello        put a function on it
   volley invoke hello -d '{"name":"Ada"}'   call it
+
+  volley vm build hello --from examples/hello --runtime python3 --handler hello.handler
+  volley snapshot record hello              make a snapshot of its virtual machine
+  volley vm invoke hello                    restore it and call it
 
   volley net up --name job1 --prefix 10.77.0.0/16 --endpoints 1000`,
 		Version:       version(),
@@ -167,10 +174,11 @@ Its networks, Particle, give all functions of a job their own addresses at once.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%s: %w", cmd.CommandPath(), err)
 	})
-	const video, functions, platform, networks = "video", "functions", "platform", "networks"
+	const video, functions, platform, machines, networks = "video", "functions", "platform", "machines", "networks"
 	root.AddGroup(&cobra.Group{ID: video, Title: "Video pipelines (Sprocket):"},
 		&cobra.Group{ID: functions, Title: "Functions:"},
 		&cobra.Group{ID: platform, Title: "The function platform (Sophon):"},
+		&cobra.Group{ID: machines, Title: "Virtual machines (FaaSnap):"},
 		&cobra.Group{ID: networks, Title: "Networks for jobs (Particle):"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -181,6 +189,7 @@ Its networks, Particle, give all functions of a job their own addresses at once.
 	add(video, newRunCommand(), newPipelinesCommand(), newValidateCommand(), newGraphCommand(), newServeCommand())
 	add(functions, newDeployCommand(), newInvokeCommand(), newFunctionsCommand(), newLogsCommand(), newRecordsCommand(), newDeleteCommand())
 	add(platform, newServerCommand(), newControllerCommand(), newInvokerCommand(), newNATSCommand(), newNodesCommand(), newPsCommand(), newSimCommand())
+	add(machines, newVMCommand(), newSnapshotCommand())
 	add(networks, newNetCommand())
 	root.AddCommand(newBenchCommand(), newWorkerCommand(),
 		&cobra.Command{Use: "exit-status", Short: "What the exit statuses mean", Long: exitStatusText})

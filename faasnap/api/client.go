@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -187,7 +188,12 @@ func (c *Client) Invoke(ctx context.Context, path string, event []byte) (*Invoca
 // ends both the client and requests that are under way.
 func Local(h http.Handler) (c *Client, close func() error) {
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
+	var requests sync.WaitGroup
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		defer requests.Done()
+		h.ServeHTTP(w, r)
+	})}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
 	c = newClient(l.dial)
@@ -197,6 +203,7 @@ func Local(h http.Handler) (c *Client, close func() error) {
 		if end := <-ended; !errors.Is(end, http.ErrServerClosed) {
 			err = errors.Join(err, end)
 		}
+		requests.Wait() // they clean up after themselves
 		return err
 	}
 }

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/volley-run/volley/faasnap/api"
+	"github.com/volley-run/volley/faasnap/pages"
+)
+
+func newSnapshotCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "snapshot",
+		Short: "Record and look at snapshots of functions' virtual machines",
+		Long: `Record snapshots of functions that were built by "volley vm build", look at them,
+and remove them. A snapshot has all that the function had in memory: it is its
+owner's only.`,
+		Example: `  volley snapshot record hello -d '{"name": "Ada"}'
+  volley snapshot show hello --svg hello.svg`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newSnapshotRecordCommand(), newSnapshotLsCommand(), newSnapshotShowCommand(), newSnapshotVerifyCommand(),
+		newSnapshotRmCommand(), newSnapshotGCCommand())
+	return cmd
+}
+
+func snapshotPath(name string) string { return "/v1/snapshots/" + url.PathEscape(name) }
+
+// readFile reads a file that the user named.
+func readFile(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, withStatus(exitInput, err)
+	}
+	return text, nil
+}
+
+func newSnapshotLsCommand() *cobra.Command {
+	var o vmOptions
+	var how vmmOptions
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the snapshots",
+		Long: `List the snapshots, and say of those that cannot be used why.
+
+Exit statuses: 0 done, 2 wrong usage, 6 the data directory is in use without a
+daemon.`,
+		Example: `  volley snapshot ls
+  volley snapshot ls --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.use(cmd.Context(), needFiles, &how, func(c *api.Client) error {
+				return listSnapshots(cmd.Context(), c, asJSON, cmd.OutOrStdout())
+			})
+		},
+	}
+	o.register(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func listSnapshots(ctx context.Context, c *api.Client, asJSON bool, w io.Writer) error {
+	var list api.Snapshots
+	if err := c.Call(ctx, http.MethodGet, "/v1/snapshots", nil, &list); err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(w, list.Snapshots)
+	}
+	if len(list.Snapshots) == 0 {
+		fmt.Fprintln(w, `No snapshots yet. Make one with "volley snapshot record FUNCTION".`)
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SNAPSHOT\tFUNCTION\tGUEST\tLOADING SET\tON DISK\tAGE")
+	for _, s := range list.Snapshots {
+		if s.Problem != "" {
+			fmt.Fprintf(t, "%s\t\t\t\t\t\t%s\n", s.Name, s.Problem)
+			continue
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Function, byteCount(s.MemoryBytes), byteCount(int64(s.Plan.LoadingPages)*pages.Size),
+			byteCount(diskBytes(&s)), shortDuration(time.Since(s.Created)))
+	}
+	return t.Flush()
+}
+
+func diskBytes(s *api.Snapshot) int64 {
+	var sum int64
+	for _, f := range s.Files {
+		sum += f.DiskBytes
+	}
+	return sum
+}
+
+func newSnapshotVerifyCommand() *cobra.Command {
+	var o vmOptions
+	var how vmmOptions
+	cmd := &cobra.Command{
+		Use:   "verify NAME...",
+		Short: "Compare snapshots with their checksums",
+		Long: `Read all of each snapshot and compare it with its checksums. A restore does that
+by itself before a snapshot's first use.
+
+Exit statuses: 0 all are in order, 2 wrong usage, 4 there is no such snapshot or
+it is damaged (it is said where), 6 the data directory is in use without a daemon.`,
+		Example: `  volley snapshot verify hello`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.use(cmd.Context(), needFiles, &how, func(c *api.Client) error {
+				return eachOf(args, func(name string) error {
+					var v api.Verified
+					if err := c.Call(cmd.Context(), http.MethodPost, snapshotPath(name)+"/verify", nil, &v); err != nil {
+						return err
+					}
+					fmt.Fprintf(cmd.OutOrStdout(), "%s is in order: %d files, %s.\n", name, v.Files, byteCount(v.Bytes))
+					return nil
+				})
+			})
+		},
+	}
+	o.register(cmd)
+	return cmd
+}
+
+func newSnapshotRmCommand() *cobra.Command {
+	var o vmOptions
+	var how vmmOptions
+	cmd := &cobra.Command{
+		Use:   "rm NAME...",
+		Short: "Remove snapshots",
+		Long: `Remove snapshots. Machines that were restored from them go on.
+
+Exit statuses: 0 done, 2 wrong usage, 4 there is no such snapshot, 6 the data
+directory is in use without a daemon.`,
+		Example: `  volley snapshot rm hello`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.use(cmd.Context(), needFiles, &how, func(c *api.Client) error {
+				return eachOf(args, func(name string) error {
+					return c.Call(cmd.Context(), http.MethodDelete, snapshotPath(name), nil, nil)
+				})
+			})
+		},
+	}
+	o.register(cmd)
+	return cmd
+}
+
+func newSnapshotGCCommand() *cobra.Command {
+	var o vmOptions
+	var how vmmOptions
+	var req api.CollectRequest
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Remove snapshots that nothing can use",
+		Long: `Remove snapshots whose function is gone, that are damaged, or that were never
+completed. All are read whole for that.
+
+Exit statuses: 0 done, 2 wrong usage, 6 the data directory is in use without a
+daemon.`,
+		Example: `  volley snapshot gc --dry-run
+  volley snapshot gc`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.use(cmd.Context(), needFiles, &how, func(c *api.Client) error {
+				var out api.Collected
+				if err := c.Call(cmd.Context(), http.MethodPost, "/v1/gc", req, &out); err != nil {
+					return err
+				}
+				return printCollected(cmd.OutOrStdout(), out, req.DryRun, asJSON)
+			})
+		},
+	}
+	o.register(cmd)
+	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "only say what would be removed")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printCollected(w io.Writer, out api.Collected, dryRun, asJSON bool) error {
+	if asJSON {
+		return writeJSON(w, out)
+	}
+	verb := "Removed"
+	if dryRun {
+		verb = "Would remove"
+	}
+	for _, g := range out.Removed {
+		if g.Name == "" {
+			fmt.Fprintf(w, "%s %s.\n", verb, g.Reason)
+			continue
+		}
+		fmt.Fprintf(w, "%s %s: %s.\n", verb, g.Name, g.Reason)
+	}
+	if len(out.Removed) == 0 {
+		fmt.Fprintln(w, "Nothing to remove.")
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/volley-run/volley/faasnap/api"
+)
+
+type vmDaemonOptions struct {
+	vmOptions
+	vmmOptions
+	logs   logOptions
+	listen string
+	log    *slog.Logger
+}
+
+func newVMDaemonCommand() *cobra.Command {
+	var o vmDaemonOptions
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Run virtual machines for other commands and programs",
+		Long: `Serve FaaSnap's API (docs/faasnap.md) on a unix socket that only its owner can
+use: whoever reaches it runs code here. The commands "volley vm" and "volley
+snapshot" find it by that socket. With --listen it is on a TCP port of loopback
+as well, for all users of this machine.
+
+Ctrl-C ends requests and machines; functions and snapshots stay.
+
+Exit statuses: 0 after Ctrl-C, 1 it cannot run, 2 wrong usage, 6 the data
+directory is in use.`,
+		Example: `  volley vm daemon
+  volley vm daemon --accel tcg --listen 127.0.0.1:9402
+  curl --unix-socket ~/.volley/vm.sock http://volley/v1/vms`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if o.log, err = o.logs.open(cmd.ErrOrStderr()); err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	o.vmOptions.register(cmd)
+	o.vmmOptions.register(cmd)
+	o.logs.register(cmd)
+	cmd.Flags().StringVar(&o.listen, "listen", "", "TCP address on loopback to serve the API at as well (default: none)")
+	return cmd
+}
+
+func (o *vmDaemonOptions) run(ctx context.Context, stdout io.Writer) (err error) {
+	socket, data, err := o.path()
+	if err != nil {
+		return err
+	}
+	s, images, err := o.service(ctx, data, needAll)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	version, err := s.Version(ctx)
+	if err != nil {
+		return err
+	}
+	server := api.New(api.Config{Service: s, Images: images, Mode: o.mode(), Log: o.log})
+	defer func() { err = errors.Join(err, server.Close()) }()
+	listeners, err := o.listeners(ctx, socket)
+	if err != nil {
+		return err
+	}
+	// Requests end with base, which ends before the daemon does.
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv := &http.Server{Handler: server, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return base }}
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { failed <- srv.Serve(l) }()
+	}
+	fmt.Fprintf(stdout, "Volley runs virtual machines on %s (Ctrl-C ends)\n", version)
+	for _, l := range listeners {
+		fmt.Fprintf(stdout, "  API at %s\n", l.Addr())
+	}
+	select {
+	case err = <-failed:
+		err = fmt.Errorf("serve: %w", err)
+		failed <- nil // it has ended, and is waited for below
+	case <-ctx.Done():
+	}
+	cancel()
+	stop, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancelStop()
+	if shutdownErr := srv.Shutdown(stop); shutdownErr != nil {
+		err = errors.Join(err, shutdownErr, srv.Close())
+	}
+	for range listeners {
+		<-failed
+	}
+	return err
+}
+
+// listeners makes the sockets.
+func (o *vmDaemonOptions) listeners(ctx context.Context, socket string) (listeners []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range listeners {
+				err = errors.Join(err, l.Close())
+			}
+		}
+	}()
+	if answers(ctx, socket) == nil {
+		return nil, withStatus(exitPlatform, fmt.Errorf("another daemon answers at %s", socket))
+	}
+	if info, err := os.Lstat(socket); err == nil && info.Mode().Type() == fs.ModeSocket {
+		if err := os.Remove(socket); err != nil { // of a daemon that was killed
+			return nil, usagef("--socket: %w", err)
+		}
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", socket)
+	if err != nil {
+		return nil, usagef("listen on %s: %w; choose another path with --socket", socket, err)
+	}
+	listeners = append(listeners, l)
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return listeners, fmt.Errorf("listen on %s: %w", socket, err)
+	}
+	if o.listen == "" {
+		return listeners, nil
+	}
+	address, err := netip.ParseAddrPort(o.listen)
+	if err != nil || !address.Addr().IsLoopback() {
+		return listeners, usagef("--listen %q: must be an address of loopback with a port, such as 127.0.0.1:9402: the API asks nobody who they are", o.listen)
+	}
+	if l, err = lc.Listen(ctx, "tcp", o.listen); err != nil {
+		return listeners, usagef("listen on %s: %w; choose another address with --listen", o.listen, err)
+	}
+	return append(listeners, l), nil
+}
