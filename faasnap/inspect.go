@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"syscall"
 
 	"github.com/volley-run/volley/faasnap/snapshot"
 )
@@ -87,19 +88,28 @@ func (s *Service) Collect(ctx context.Context, dryRun bool) ([]Garbage, error) {
 func (s *Service) useless(ctx context.Context, name string) (string, error) {
 	snap, err := s.Inspect(name)
 	if err == nil {
-		function := FunctionOf(snap)
-		if _, ferr := s.Function(function); errors.Is(ferr, ErrNotFound) {
-			return fmt.Sprintf("function %s is gone", function), nil
-		} else if ferr != nil {
-			return "", ferr
+		if gone, goneErr := s.gone(FunctionOf(snap), name); gone || goneErr != nil {
+			return fmt.Sprintf("function %s is gone", FunctionOf(snap)), goneErr
 		}
 		err = snap.Verify(ctx)
 	}
-	switch {
+	switch _, system := errors.AsType[syscall.Errno](err); {
 	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, snapshot.ErrVersion):
 		return "", nil
-	case errors.Is(err, snapshot.ErrDamaged):
+	case errors.Is(err, snapshot.ErrDamaged) && !system: // what cannot be read now may be in order
 		return err.Error(), nil
 	}
 	return "", err
+}
+
+// gone reports whether there is no function of any of the names: that of a
+// snapshot's function, and the snapshot's own, since AddFunctionAs keeps
+// functions under other names.
+func (s *Service) gone(names ...string) (bool, error) {
+	for _, name := range names {
+		if _, err := s.Function(name); err == nil || !errors.Is(err, ErrNotFound) {
+			return false, err
+		}
+	}
+	return true, nil
 }

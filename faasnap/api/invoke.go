@@ -69,7 +69,7 @@ func wantsLog(q url.Values) (bool, error) {
 	}
 }
 
-func flag(q url.Values, name string) (bool, error) {
+func boolean(q url.Values, name string) (bool, error) {
 	if !q.Has(name) {
 		return false, nil
 	}
@@ -115,8 +115,8 @@ func (s *Server) invokeFunction(w http.ResponseWriter, r *http.Request) (err err
 	}
 	req := StartRequest{Snapshot: q.Get("snapshot"), Mode: q.Get("mode")}
 	var hugeErr, populateErr error
-	req.HugeZeros, hugeErr = flag(q, "hugeZeros")
-	req.Populate, populateErr = flag(q, "populate")
+	req.HugeZeros, hugeErr = boolean(q, "hugeZeros")
+	req.Populate, populateErr = boolean(q, "populate")
 	if err := errors.Join(hugeErr, populateErr); err != nil {
 		return err
 	}
