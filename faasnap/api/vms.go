@@ -177,7 +177,6 @@ func (s *Server) machine(id string) (m *machine, release func(), err error) {
 	if !m.mu.TryLock() {
 		return nil, nil, conflict(CodeBusy, fmt.Errorf("virtual machine %s is busy: it runs one invocation at a time", id))
 	}
-	m.busy = true
 	return m, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -194,6 +193,7 @@ func (s *Server) running(id string) (*machine, func(), error) {
 	}
 	s.mu.Lock()
 	paused := m.paused
+	m.busy = !paused
 	s.mu.Unlock()
 	if paused {
 		release()
