@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -33,7 +32,7 @@ owner's only.`,
 	return cmd
 }
 
-func snapshotPath(name string) string { return "/v1/snapshots/" + url.PathEscape(name) }
+func snapshotPath(name string) string { return "/v1/snapshots/" + pathName(name) }
 
 // readFile reads a file that the user named.
 func readFile(path string) ([]byte, error) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -135,7 +134,7 @@ Exit statuses: 0 done, 2 wrong usage, 4 there is no such machine or function,
 			}
 			return o.use(ctx, needFiles, &how, func(c *api.Client) error {
 				return eachOf(args, func(name string) error {
-					return c.Call(ctx, http.MethodDelete, "/v1/functions/"+url.PathEscape(name), nil, nil)
+					return c.Call(ctx, http.MethodDelete, "/v1/functions/"+pathName(name), nil, nil)
 				})
 			})
 		},

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -111,7 +110,7 @@ func (o *vmBuildOptions) prepare() error {
 func (o *vmBuildOptions) run(ctx context.Context, c *api.Client, name string, stdout, stderr io.Writer) error {
 	begin := time.Now()
 	s := newSteps(stderr)
-	e, err := c.Long(ctx, http.MethodPut, "/v1/functions/"+url.PathEscape(name), o.req, s.show)
+	e, err := c.Long(ctx, http.MethodPut, "/v1/functions/"+pathName(name), o.req, s.show)
 	s.close()
 	if err != nil {
 		return err

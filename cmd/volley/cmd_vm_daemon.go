@@ -45,7 +45,10 @@ directory is in use.`,
   curl --unix-socket ~/.volley/vm.sock http://volley/v1/vms`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
+			err := o.checkListen()
+			if err != nil {
+				return err
+			}
 			if o.log, err = o.logs.open(cmd.ErrOrStderr()); err != nil {
 				return err
 			}
@@ -57,6 +60,17 @@ directory is in use.`,
 	o.logs.register(cmd)
 	cmd.Flags().StringVar(&o.listen, "listen", "", "TCP address on loopback to serve the API at as well (default: none)")
 	return cmd
+}
+
+// checkListen refuses addresses that other machines reach.
+func (o *vmDaemonOptions) checkListen() error {
+	if o.listen == "" {
+		return nil
+	}
+	if address, err := netip.ParseAddrPort(o.listen); err != nil || !address.Addr().IsLoopback() {
+		return usagef("--listen %q: must be an address of loopback with a port, such as 127.0.0.1:9402: the API asks nobody who they are", o.listen)
+	}
+	return nil
 }
 
 func (o *vmDaemonOptions) run(ctx context.Context, stdout io.Writer) (err error) {
@@ -137,10 +151,6 @@ func (o *vmDaemonOptions) listeners(ctx context.Context, socket string) (listene
 	}
 	if o.listen == "" {
 		return listeners, nil
-	}
-	address, err := netip.ParseAddrPort(o.listen)
-	if err != nil || !address.Addr().IsLoopback() {
-		return listeners, usagef("--listen %q: must be an address of loopback with a port, such as 127.0.0.1:9402: the API asks nobody who they are", o.listen)
 	}
 	if l, err = lc.Listen(ctx, "tcp", o.listen); err != nil {
 		return listeners, usagef("listen on %s: %w; choose another address with --listen", o.listen, err)

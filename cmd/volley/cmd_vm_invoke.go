@@ -109,7 +109,7 @@ func (o *vmInvokeOptions) target(name string) (path string, how *vmmOptions, err
 	if o.populate {
 		q.Set("populate", "true")
 	}
-	return "/v1/functions/" + url.PathEscape(name) + "/invocations?" + q.Encode(), &o.vmmOptions, nil
+	return "/v1/functions/" + pathName(name) + "/invocations?" + q.Encode(), &o.vmmOptions, nil
 }
 
 func (o *vmInvokeOptions) run(ctx context.Context, c *api.Client, name, path string, event []byte, stdout, stderr io.Writer) error {

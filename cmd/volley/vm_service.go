@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -239,3 +240,6 @@ func relativeToHost(path string) (string, error) {
 	}
 	return absolute, nil
 }
+
+// pathName returns a name as a part of a path, even one such as "..".
+func pathName(name string) string { return strings.ReplaceAll(url.PathEscape(name), ".", "%2E") }
