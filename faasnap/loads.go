@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/pages"
@@ -32,16 +33,42 @@ type loads struct {
 	mu       sync.Mutex
 	// guest is whose page faults are handled here; nil if it is nobody's.
 	guest *mem.Guest
+	// begin is when loading began, took how long it took, and bytes what there
+	// is to load.
+	begin time.Time
+	took  time.Duration // fixed when loaded is closed
+	bytes int64
 }
 
 func newLoads() *loads {
-	l := &loads{loaded: make(chan struct{}), failed: make(chan struct{})}
+	l := &loads{loaded: make(chan struct{}), failed: make(chan struct{}), begin: time.Now()}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
 // done says that everything has been read ahead.
-func (l *loads) done() { l.once.Do(func() { close(l.loaded) }) }
+func (l *loads) done() {
+	l.once.Do(func() {
+		l.took = time.Since(l.begin)
+		close(l.loaded)
+	})
+}
+
+// stats tells what has been loaded so far.
+func (l *loads) stats() LoadStats {
+	var s LoadStats
+	select {
+	case <-l.loaded:
+		s.Took, s.Bytes = l.took, l.bytes
+	default:
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.guest != nil {
+		s.Faults = l.guest.Stats()
+	}
+	return s
+}
 
 // fail says that memory cannot be served.
 func (l *loads) fail(err error) {
@@ -132,6 +159,7 @@ func (v *VM) load(l *loads, src *source, progress *os.File) error {
 		return fmt.Errorf("open loading set: %w", err)
 	}
 	l.own = append(l.own, f)
+	l.bytes = int64(src.plan.LoadingPages) * pages.Size
 	file := src.snapshot.Loading(f)
 	key := file.Name
 	if progress != nil {
@@ -171,6 +199,9 @@ func (v *VM) readRanges(l *loads, src *source, memory string) error {
 		return fmt.Errorf("open memory file: %w", err)
 	}
 	l.own = append(l.own, f)
+	for _, r := range ranges {
+		l.bytes += int64(r.Len()) * pages.Size
+	}
 	l.wg.Go(func() {
 		buf := make([]byte, mem.LoadChunk)
 		for _, r := range ranges {
@@ -299,6 +330,7 @@ func (v *VM) handle(l *loads, socket string, files mem.GuestFiles, memory, loadi
 		return errors.Join(fmt.Errorf("serve page faults: %w", err), listener.Close())
 	}
 	files.Loaded = l.done
+	l.bytes = int64(files.Plan.LoadingPages) * pages.Size
 	l.wg.Go(func() {
 		<-l.ctx.Done()
 		_ = listener.Close()

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/sandbox"
@@ -77,6 +78,26 @@ func (v *VM) ID() string { return v.id }
 
 // Times tells how long the machine's start took.
 func (v *VM) Times() Times { return v.times }
+
+// LoadStats is what has been brought into a restored guest's memory from beside
+// its VMM.
+type LoadStats struct {
+	// Took is how long all that is read ahead took, and Bytes how much that is
+	// (the fetch time and size of thesis table 5.3); both are 0 until then.
+	Took  time.Duration
+	Bytes int64
+	// Faults is how page faults have been served, if that is done outside of the
+	// VMM.
+	Faults mem.GuestStats
+}
+
+// LoadStats tells what has been loaded so far.
+func (v *VM) LoadStats() LoadStats {
+	if v.loads == nil {
+		return LoadStats{}
+	}
+	return v.loads.stats()
+}
 
 // Done is closed when the machine has ended.
 func (v *VM) Done() <-chan struct{} { return v.vm.Done() }
