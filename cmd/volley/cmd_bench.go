@@ -25,7 +25,7 @@ func newBenchCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchSprocketCommand(), newBenchInvokeCommand(), newBenchSophonCommand(), newBenchParticleCommand())
+	cmd.AddCommand(newBenchSprocketCommand(), newBenchInvokeCommand(), newBenchSophonCommand(), newBenchParticleCommand(), newBenchFaaSnapCommand())
 	return cmd
 }
 

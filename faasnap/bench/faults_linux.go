@@ -1,6 +1,9 @@
 package bench
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // FaultTimes is how long page faults took.
 type FaultTimes struct {
@@ -13,7 +16,13 @@ type FaultTimes struct {
 // FaultTimer sees how long page faults take.
 type FaultTimer struct{}
 
+// NewFaultTimer is not there yet.
+func NewFaultTimer() (*FaultTimer, error) { return nil, errors.New("not implemented") }
+
 // Observe begins to see those of a process; what it returns ends that.
 func (*FaultTimer) Observe(pid int) (func() (*FaultTimes, error), error) {
 	return func() (*FaultTimes, error) { return nil, nil }, nil
 }
+
+// Close ends it.
+func (*FaultTimer) Close() error { return nil }
