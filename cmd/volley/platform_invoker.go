@@ -31,6 +31,7 @@ const (
 	driverRunc    = "runc"
 	driverRunsc   = "runsc"
 	driverProcess = "process"
+	driverMicroVM = "microvm"
 	driverStub    = "stub"
 )
 
@@ -51,7 +52,7 @@ type invokerOptions struct {
 func (o *invokerOptions) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.name, "name", "", "the invoker's name, unique among all (default: the machine's)")
-	f.StringVar(&o.driver, "driver", "", "the sandboxes: runc, runsc, or process for no isolation at all (default: runc where it is installed)")
+	f.StringVar(&o.driver, "driver", "", "the sandboxes: runc, runsc, microvm, or process for no isolation at all (default: runc where it is installed)")
 	f.Var(&o.memory, "memory", "memory for containers (default: three quarters of the machine's)")
 	f.DurationVar(&o.keepAlive, "keep-alive", 10*time.Minute, "how long an idle container is kept")
 	f.DurationVar(&o.pauseAfter, "pause-after", 0, "freeze containers that have been idle this long; 0 freezes none")
@@ -82,8 +83,15 @@ func (o *invokerOptions) check() error {
 		if os.Geteuid() != 0 {
 			return usagef("--driver %s needs root; or choose --driver %s, which isolates nothing", o.driver, driverProcess)
 		}
+	case driverMicroVM:
+		if _, err := exec.LookPath(microVMProgram); err != nil {
+			return usagef("--driver %s: %w; install it (apt-get install qemu-system-x86)", o.driver, err)
+		}
+		if os.Geteuid() != 0 {
+			return usagef("--driver %s needs root, to make file systems", o.driver)
+		}
 	default:
-		return usagef("--driver %q: must be %s, %s or %s", o.driver, driverRunc, driverRunsc, driverProcess)
+		return usagef("--driver %q: must be %s, %s, %s or %s", o.driver, driverRunc, driverRunsc, driverMicroVM, driverProcess)
 	}
 	if o.keepAlive < 0 || o.pauseAfter < 0 {
 		return usagef("--keep-alive and --pause-after must not be negative")
@@ -183,10 +191,13 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 		return err
 	}
 	n.add(packages.Close)
-	if o.driver == driverProcess {
+	switch o.driver {
+	case driverMicroVM:
+		return n.openMicroVM(ctx, o, dir, packages, s)
+	case driverProcess:
 		s.log.Warn("the sandboxes isolate nothing: functions run with this user's rights")
 		n.driver, err = process.New(process.Config{Init: o.init, Dir: filepath.Join(dir, "process"), Unpacker: packages, Logger: s.log})
-	} else {
+	default:
 		images, err := image.Open(image.Config{Dir: filepath.Join(dir, "images"), Objects: objects})
 		if err != nil {
 			return err
