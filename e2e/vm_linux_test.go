@@ -1,0 +1,112 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/volley-run/volley/internal/testenv"
+)
+
+// One recording serves all of this, since it boots a virtual machine.
+func TestAFunctionIsBuiltRecordedShownAndCalledInAVirtualMachine(t *testing.T) {
+	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC, testenv.Userfaultfd)
+	home := t.TempDir()
+	t.Setenv("VOLLEY_HOME", home)
+	hello := filepath.Join(testenv.RepoRoot(t), "examples", "hello")
+	succeed(t, "vm", "build", "hello", "--from", hello, "--runtime", "python3", "--handler", "hello.handler", "--guest-memory", "256MB")
+	t.Run("an interrupted recording leaves nothing", func(t *testing.T) {
+		p := startVolley(t, nil, "snapshot", "record", "hello", "--accel", "tcg")
+		var machines []string
+		eventually(t, "a machine", func() bool {
+			machines, _ = filepath.Glob(filepath.Join(home, "vm", "vms", "*", "memory"))
+			return len(machines) > 0
+		})
+		if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		if e := p.wait(t); e.code != 130 || !strings.Contains(e.stderr, "interrupted") {
+			t.Errorf("exit status %d: %s", e.code, e.stderr)
+		}
+		for _, dir := range []string{"vms", "snapshots"} {
+			if left, err := os.ReadDir(filepath.Join(home, "vm", dir)); err != nil || len(left) > 0 {
+				t.Errorf("%s: %v, %v", dir, left, err)
+			}
+		}
+	})
+	if e := succeed(t, "snapshot", "record", "hello", "-d", `{"name": "Ada"}`, "--accel", "tcg"); !strings.Contains(e.stdout, "Made snapshot hello") || !strings.Contains(e.stdout, "loading set") {
+		t.Errorf("record: %s", e.stdout)
+	}
+	picture := filepath.Join(t.TempDir(), "map.svg")
+	if e := succeed(t, "snapshot", "show", "hello", "--svg", picture); !strings.Contains(e.stdout, "function         hello") || !strings.Contains(e.stdout, "128 KiB a character") || strings.Contains(e.stdout, "\x1b") {
+		t.Errorf("show: %s", e.stdout)
+	}
+	if text, err := os.ReadFile(picture); err != nil || !strings.Contains(string(text), "<title>pages 0 to ") {
+		t.Errorf("picture: %v", err)
+	}
+	if e := succeed(t, "vm", "invoke", "hello", "-d", `{"name": "Grace"}`, "--accel", "tcg", "--times", "--tail"); e.stdout != "{\"message\": \"Hello, Grace!\"}\n" ||
+		!strings.Contains(e.stderr, "faasnap: start ") || !strings.Contains(e.stderr, "greeting Grace") {
+		t.Errorf("invoke: %s%s", e.stdout, e.stderr)
+	}
+	if e := runVolley(t, "vm", "invoke", "hello", "-d", "[]", "--accel", "tcg"); e.code != 7 || !strings.Contains(e.stdout, "AttributeError") {
+		t.Errorf("a function that fails: exit status %d, %s%s", e.code, e.stdout, e.stderr)
+	}
+	if e := runVolley(t, "snapshot", "record", "hello"); e.code != 5 || !strings.Contains(e.stderr, "--replace") {
+		t.Errorf("record again: exit status %d, %s", e.code, e.stderr)
+	}
+	t.Run("a daemon keeps machines", func(t *testing.T) { daemonKeepsMachines(t, home) })
+}
+
+func daemonKeepsMachines(t *testing.T, home string) {
+	p := startVolley(t, nil, "vm", "daemon", "--accel", "tcg")
+	socket := filepath.Join(home, "vm.sock")
+	eventually(t, "the daemon", func() bool { return strings.Contains(p.stdout.String(), "API at "+socket) || !p.running() })
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("socket: %v, %v: %s", info, err, p.stderr)
+	}
+	if e := runVolley(t, "vm", "daemon"); e.code != 6 {
+		t.Errorf("a second daemon: exit status %d, %s", e.code, e.stderr)
+	}
+	id := strings.TrimSpace(succeed(t, "vm", "restore", "hello").stdout)
+	if e := succeed(t, "vm", "invoke", id, "-d", `{"name": "Edsger"}`); !strings.Contains(e.stdout, "Hello, Edsger!") {
+		t.Errorf("invoke: %s", e.stdout)
+	}
+	var list struct {
+		Functions []struct{ Name string }
+		VMs       []struct {
+			ID, State string
+			Host      struct{ PID int }
+		}
+	}
+	if err := json.Unmarshal([]byte(succeed(t, "vm", "ls", "--json").stdout), &list); err != nil || len(list.VMs) != 1 || list.VMs[0].ID != id || list.VMs[0].State != "idle" || len(list.Functions) != 1 {
+		t.Fatalf("ls: %+v, %v", list, err)
+	}
+	if e := runVolley(t, "vm", "snapshot", id[:8], "more"); e.code != 6 || !strings.Contains(e.stderr, "only one that was booted") {
+		t.Errorf("save a restored machine: exit status %d, %s", e.code, e.stderr)
+	}
+	if _, err := exec.LookPath("curl"); err == nil {
+		answer := tool(t, "curl", "-sSi", "--unix-socket", socket, "http://volley/v1/functions/hello/invocations?mode=full", "-d", `{"name": "curl"}`)
+		if !strings.Contains(answer, `"Hello, curl!"`) || !strings.Contains(answer, "Volley-Mode: full") || !strings.Contains(answer, "Server-Timing: start;dur=") {
+			t.Errorf("curl: %s", answer)
+		}
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.wait(t); e.code != 0 {
+		t.Errorf("daemon: exit status %d, %s", e.code, e.stderr)
+	}
+	if err := syscall.Kill(list.VMs[0].Host.PID, 0); err == nil {
+		t.Error("the machine outlived the daemon")
+	}
+	if _, err := os.Stat(socket); err == nil {
+		t.Error("the socket outlived the daemon")
+	}
+	if e := succeed(t, "vm", "ls"); strings.Contains(e.stdout, id) {
+		t.Errorf("ls: %s", e.stdout)
+	}
+}
