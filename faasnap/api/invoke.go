@@ -138,6 +138,9 @@ func (s *Server) invokeFunction(w http.ResponseWriter, r *http.Request) (err err
 			return invalid(fmt.Errorf("snapshot %s is of function %s, not of %s", req.Snapshot, of, f.Name))
 		}
 	}
+	if tap, namespace := q.Get("tap"), q.Get("namespace"); tap != "" || namespace != "" {
+		req.Network = &Network{Tap: tap, Namespace: namespace}
+	}
 	begin := time.Now()
 	vm, err := s.start(r.Context(), req)
 	if payload, ok := initPayload(err); ok {

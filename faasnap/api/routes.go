@@ -65,7 +65,9 @@ func routes() []route {
 			summary: "Restore or boot a machine, run one invocation, and end the machine. The body is the event, the answer what the function returns; if it fails, the header Volley-Function-Error is there and the answer is its error",
 			query: append([]parameter{
 				{"mode", "string", "how the machine comes about: boot, or a mode of restoring (default: the daemon's, or boot if the function has no snapshot)"},
-				{"snapshot", "string", "the snapshot (default: the one with the function's name)"}, log,
+				{"snapshot", "string", "the snapshot (default: the one with the function's name)"},
+				{"tap", "string", "name of the tap that is the machine's network device"},
+				{"namespace", "string", "path of the network namespace that the tap is in"}, log,
 			}, starts...),
 			event: true, media: "application/json", errors: []string{CodeInvalid, CodeNotFound, CodeTooLarge, CodeDamaged, CodeUnsupported}, handle: (*Server).invokeFunction,
 		},
