@@ -205,7 +205,35 @@ func listenVsock(port uint32) (func() (*os.File, error), error) {
 // zeroChunk is how much memory is asked for at once.
 const zeroChunk = 64 << 20
 
+// watermarks is below how much free memory the kernel begins to take memory
+// back from who has it, and kills for it in the end: with huge pages, more than
+// a twentieth of a small guest.
+func watermarks() (int64, error) {
+	text, err := os.ReadFile("/proc/zoneinfo")
+	if err != nil {
+		return 0, fmt.Errorf("read watermarks: %w", err)
+	}
+	sum := int64(0)
+	for line := range bytes.Lines(text) {
+		fields := bytes.Fields(line)
+		if len(fields) == 2 && string(fields[0]) == "high" {
+			n, err := strconv.ParseInt(string(fields[1]), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read watermarks: %w", err)
+			}
+			sum += n * int64(os.Getpagesize())
+		}
+	}
+	return sum, nil
+}
+
 func zeroFreeMemory(keep int64) (err error) {
+	high, err := watermarks()
+	if err != nil {
+		return err
+	}
+	// Page tables and other tasks want memory meanwhile.
+	keep = max(keep, high+keep/2)
 	var chunks [][]byte
 	defer func() {
 		for _, c := range chunks {
