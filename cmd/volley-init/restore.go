@@ -151,7 +151,7 @@ func (s *session) quiet() {
 		// What was in use once takes room in a snapshot, and is read for nothing
 		// when the guest gives it out again (thesis 5.3.5). A guest that cannot
 		// is as good, only larger.
-		_ = sys.ZeroFreeMemory(keepFreeBytes)
+		_ = sys.ZeroFreeMemory(keepFreeBytes, asked.TouchedBytes)
 	}
 	free, err := sys.FreeMemory()
 	if err != nil {

@@ -87,7 +87,7 @@ func (o *vmmOptions) service(ctx context.Context, data string, n need) (*faasnap
 	if o.driver == "firecracker" {
 		driver = firecracker.New(o.binary)
 	} else {
-		cfg := qemu.Config{Accel: o.accel, Binary: o.binary}
+		cfg := qemu.Config{Accel: o.accel, Binary: o.binary, Cache: filepath.Join(cache, "kvm")}
 		if n == needVMM || n == needAll {
 			if cfg.Shim, err = qemu.BuildShim(ctx, filepath.Join(cache, "shim")); err != nil {
 				return nil, "", err

@@ -182,7 +182,7 @@ func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
 	}
 	t.Logf("first invocation: %v at %v s of uptime", resp.Run, first.Uptime)
 
-	memory, err := a.Quiesce(ctx)
+	memory, err := a.Quiesce(ctx, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

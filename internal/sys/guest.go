@@ -53,8 +53,11 @@ func OpenEntropy() (*os.File, error) { return openEntropy() }
 func FreeMemory() (int64, error) { return freeMemory() }
 
 // ZeroFreeMemory makes memory that nothing uses zero, but for the last keep
-// bytes of it, by asking the kernel for all of it and giving it back.
-func ZeroFreeMemory(keep int64) error { return zeroFreeMemory(keep) }
+// bytes of it, by asking the kernel for it and giving it back. If touched is not
+// 0, only so much of the machine's memory is not zero anyway: then no more is
+// asked for than what of that can be free. The kernel gives out what was freed
+// last first, and splits large pieces last, so it is that which is made zero.
+func ZeroFreeMemory(keep, touched int64) error { return zeroFreeMemory(keep, touched) }
 
 // PowerOff switches the machine off, or restarts it where reset is set. It
 // returns only if that fails.

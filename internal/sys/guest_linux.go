@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -127,22 +128,34 @@ func addEntropy(urandom *os.File, seed []byte) error {
 	return nil
 }
 
-func freeMemory() (int64, error) {
+func freeMemory() (int64, error) { return memInfo("MemFree:") }
+
+// usedMemory is how much of the memory that the kernel manages is not free.
+func usedMemory() (int64, error) {
+	total, err := memInfo("MemTotal:")
+	if err != nil {
+		return 0, err
+	}
+	free, err := freeMemory()
+	return total - free, err
+}
+
+func memInfo(name string) (int64, error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return 0, fmt.Errorf("read free memory: %w", err)
+		return 0, fmt.Errorf("read memory: %w", err)
 	}
 	for line := range bytes.Lines(text) {
 		fields := bytes.Fields(line)
-		if len(fields) == 3 && string(fields[0]) == "MemFree:" {
+		if len(fields) == 3 && string(fields[0]) == name {
 			kib, err := strconv.ParseInt(string(fields[1]), 10, 64)
 			if err != nil {
-				return 0, fmt.Errorf("read free memory: %w", err)
+				return 0, fmt.Errorf("read memory: %w", err)
 			}
 			return kib << 10, nil
 		}
 	}
-	return 0, errors.New("read free memory: /proc/meminfo has no MemFree")
+	return 0, errors.New("read memory: /proc/meminfo has no MemFree")
 }
 
 func powerOff(reset bool) error {
@@ -227,13 +240,21 @@ func watermarks() (int64, error) {
 	return sum, nil
 }
 
-func zeroFreeMemory(keep int64) (err error) {
+func zeroFreeMemory(keep, touched int64) (err error) {
 	high, err := watermarks()
 	if err != nil {
 		return err
 	}
 	// Page tables and other tasks want memory meanwhile.
 	keep = max(keep, high+keep/2)
+	limit := int64(math.MaxInt64)
+	if touched > 0 {
+		used, err := usedMemory()
+		if err != nil {
+			return err
+		}
+		limit = touched - used + zeroChunk
+	}
 	var chunks [][]byte
 	defer func() {
 		for _, c := range chunks {
@@ -245,7 +266,7 @@ func zeroFreeMemory(keep int64) (err error) {
 		if err != nil {
 			return err
 		}
-		size := min(zeroChunk, (free-keep)&^(2<<20-1))
+		size := min(zeroChunk, limit, free-keep) &^ (2<<20 - 1)
 		if size <= 0 {
 			return nil
 		}
@@ -254,7 +275,16 @@ func zeroFreeMemory(keep int64) (err error) {
 			return fmt.Errorf("zero free memory: %w", err)
 		}
 		chunks = append(chunks, c)
-		_ = unix.Madvise(c, unix.MADV_HUGEPAGE) // without, it takes longer
+		limit -= size
+		if touched > 0 {
+			// Of small pages, pieces are used that lie among others.
+			err = unix.Madvise(c, unix.MADV_NOHUGEPAGE)
+		} else {
+			err = unix.Madvise(c, unix.MADV_HUGEPAGE) // without, it takes longer
+		}
+		if err != nil && !errors.Is(err, unix.EINVAL) { // a kernel without huge pages
+			return fmt.Errorf("zero free memory: %w", err)
+		}
 		if err := unix.Madvise(c, unix.MADV_POPULATE_WRITE); err != nil {
 			return fmt.Errorf("zero free memory: %w", err)
 		}

@@ -26,7 +26,7 @@ func addEntropy(*os.File, []byte) error { return errors.ErrUnsupported }
 
 func freeMemory() (int64, error) { return 0, errors.ErrUnsupported }
 
-func zeroFreeMemory(int64) error { return errors.ErrUnsupported }
+func zeroFreeMemory(int64, int64) error { return errors.ErrUnsupported }
 
 func powerOff(bool) error { return errors.ErrUnsupported }
 
