@@ -162,7 +162,11 @@ func (s *Service) BuildZip(ctx context.Context, f *Function, dir string, package
 	if err != nil {
 		return fmt.Errorf("build function %s: %w", f.Name, err)
 	}
+	kernel, err := s.cfg.Builder.Kernel(ctx)
+	if err != nil {
+		return fmt.Errorf("build function %s: %w", f.Name, err)
+	}
 	f.PackageType = function.Zip
-	f.Image = image
+	f.Image = s.bootable(image, kernel)
 	return s.AddFunction(f)
 }

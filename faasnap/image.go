@@ -25,9 +25,19 @@ func (s *Service) BuildImage(ctx context.Context, f *Function, img *image.Image)
 		return fmt.Errorf("build function %s: %w", f.Name, err)
 	}
 	f.PackageType = function.Image
-	f.Image = guest.Image{Kernel: kernel.Image, Initrd: kernel.Initrd, Root: root, CommandLine: guest.CommandLine}
+	f.Image = s.bootable(guest.Image{Initrd: kernel.Initrd, Root: root, CommandLine: guest.CommandLine}, kernel)
 	f.ImageDefaults = &agent.ImageDefaults{
 		EntryPoint: img.Config.EntryPoint, Command: img.Config.Command, Env: img.Config.Env, WorkingDir: img.Config.WorkingDir,
 	}
 	return s.AddFunction(f)
+}
+
+// bootable returns an image with the kernel in the form that the driver boots.
+func (s *Service) bootable(image guest.Image, kernel guest.Kernel) guest.Image {
+	image.Kernel = kernel.Image
+	if s.cfg.Driver.Name() == "firecracker" {
+		image.Kernel = kernel.ELF
+		image.CommandLine += " " + guest.ResetCommandLine
+	}
+	return image
 }

@@ -42,7 +42,7 @@ they are, so record them again.
 registry, or an archive (docker save, or an OCI layout as a tar file).
 
 Exit statuses: 0 done, 1 a program that is needed is missing or fails, 2 wrong
-usage, 4 the code cannot be read, 6 the data directory is in use, 130 interrupted.`,
+usage, 4 the code or image cannot be read, 6 the data directory is in use, 130 interrupted.`,
 		Example: `  volley vm build hello --from examples/hello --runtime python3 --handler hello.handler
   volley vm build resize --from resize --runtime python3 --handler app.handler --package python3-pil --memory 512MB
   volley vm build detect --image registry.example/detect:3 --guest-memory 4GB`,

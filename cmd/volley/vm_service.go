@@ -175,7 +175,7 @@ func vmStatus(err error) error {
 	switch e.Code {
 	case api.CodeInvalid:
 		return usagef("%w", err)
-	case api.CodeNotFound, api.CodeDamaged, api.CodeVersion:
+	case api.CodeNotFound, api.CodeDamaged, api.CodeVersion, api.CodeImage:
 		return withStatus(exitInput, err)
 	case api.CodeExists:
 		return withStatus(exitOutput, err)

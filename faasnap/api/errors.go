@@ -24,6 +24,7 @@ const (
 	CodeTooLarge     = "too_large"       // 413: the body is too large
 	CodeDamaged      = "damaged"         // 422: the snapshot is damaged
 	CodeVersion      = "version"         // 422: the snapshot is of another version
+	CodeImage        = "invalid_image"   // 422: the container image cannot be had or used
 	CodeInit         = "init_failed"     // 422: the function's code cannot be initialised
 	CodeFunction     = "function_failed" // 422: the function fails on an input to record
 	CodeUnsupported  = "unsupported"     // 501: the VMM or the host cannot do that
@@ -79,6 +80,8 @@ func status(ctx context.Context, err error) (int, string) {
 		code = CodeFunction
 	case isInit:
 		code = CodeInit
+	case isFunction && fn.Code == function.InvalidImage:
+		code = CodeImage
 	case errors.Is(err, faasnap.ErrNetwork), isFunction && fn.Code != function.Internal:
 		code = CodeInvalid
 	case errors.Is(err, vmm.ErrUnsupported), errors.Is(err, errors.ErrUnsupported):

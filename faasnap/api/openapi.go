@@ -139,7 +139,7 @@ func statusOf(code string) int {
 		return http.StatusConflict
 	case CodeTooLarge:
 		return http.StatusRequestEntityTooLarge
-	case CodeDamaged, CodeVersion, CodeInit, CodeFunction:
+	case CodeDamaged, CodeVersion, CodeImage, CodeInit, CodeFunction:
 		return http.StatusUnprocessableEntity
 	case CodeUnsupported:
 		return http.StatusNotImplemented

@@ -50,7 +50,7 @@ func routes() []route {
 		},
 		{
 			method: "PUT", path: "/v1/functions/{name}", name: "putFunction", summary: "Build a function from a directory or a container image, in the place of one of that name. Its snapshots stay as they are",
-			body: BuildRequest{}, result: Function{}, stream: true, errors: []string{CodeInvalid, CodeBusy}, handle: (*Server).putFunction,
+			body: BuildRequest{}, result: Function{}, stream: true, errors: []string{CodeInvalid, CodeBusy, CodeImage}, handle: (*Server).putFunction,
 		},
 		{
 			method: "GET", path: "/v1/functions/{name}", name: "getFunction", summary: "Tell of a function",
