@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -96,7 +97,7 @@ func (o *vmDaemonOptions) run(ctx context.Context, stdout io.Writer) (err error)
 	// Requests end with base, which ends before the daemon does.
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	srv := &http.Server{Handler: server, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return base }}
+	srv := &http.Server{Handler: keepPagesOut(server), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return base }}
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
@@ -135,25 +136,91 @@ func (o *vmDaemonOptions) listeners(ctx context.Context, socket string) (listene
 	if answers(ctx, socket) == nil {
 		return nil, withStatus(exitPlatform, fmt.Errorf("another daemon answers at %s", socket))
 	}
-	if info, err := os.Lstat(socket); err == nil && info.Mode().Type() == fs.ModeSocket {
-		if err := os.Remove(socket); err != nil { // of a daemon that was killed
-			return nil, usagef("--socket: %w", err)
-		}
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", socket)
+	l, err := listenPrivately(ctx, socket)
 	if err != nil {
 		return nil, usagef("listen on %s: %w; choose another path with --socket", socket, err)
 	}
 	listeners = append(listeners, l)
-	if err := os.Chmod(socket, 0o600); err != nil {
-		return listeners, fmt.Errorf("listen on %s: %w", socket, err)
-	}
 	if o.listen == "" {
 		return listeners, nil
 	}
-	if l, err = lc.Listen(ctx, "tcp", o.listen); err != nil {
+	var lc net.ListenConfig
+	tcp, err := lc.Listen(ctx, "tcp", o.listen)
+	if err != nil {
 		return listeners, usagef("listen on %s: %w; choose another address with --listen", o.listen, err)
 	}
-	return append(listeners, l), nil
+	return append(listeners, tcp), nil
+}
+
+// privateListener listens on a unix socket that was moved to its path.
+type privateListener struct {
+	net.Listener
+	path string
+}
+
+// listenPrivately listens on a unix socket that is never anybody's but its
+// owner's, in the place of one that a daemon left that was killed.
+func listenPrivately(ctx context.Context, path string) (l net.Listener, err error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, errors.New("there is something else than a socket")
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".vm-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if removeErr := os.RemoveAll(dir); removeErr != nil && err == nil {
+			l, err = nil, errors.Join(removeErr, l.Close())
+		}
+	}()
+	var lc net.ListenConfig
+	hidden := filepath.Join(dir, "s")
+	made, err := lc.Listen(ctx, "unix", hidden)
+	if err != nil {
+		return nil, err
+	}
+	if unix, ok := made.(*net.UnixListener); ok {
+		unix.SetUnlinkOnClose(false)
+	}
+	if err = os.Chmod(hidden, 0o600); err == nil {
+		err = os.Rename(hidden, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	return &privateListener{Listener: made, path: path}, nil
+}
+
+// Addr implements net.Listener.
+func (l *privateListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close implements net.Listener.
+func (l *privateListener) Close() error {
+	err := os.Remove(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(l.Listener.Close(), err)
+}
+
+// keepPagesOut refuses what pages in a browser could have it send over TCP:
+// requests from other origins, and under names that were made to lead here.
+func keepPagesOut(h http.Handler) http.Handler {
+	crossOrigin := http.NewCrossOriginProtection().Handler(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		if local == nil || local.Network() != "tcp" {
+			h.ServeHTTP(w, r)
+			return
+		}
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		if address, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !address.IsLoopback()) {
+			http.Error(w, "the API answers to localhost and addresses of loopback only", http.StatusForbidden)
+			return
+		}
+		crossOrigin.ServeHTTP(w, r)
+	})
 }

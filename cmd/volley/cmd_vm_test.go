@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,5 +135,35 @@ func TestADataDirectoryThatIsInUseIsToldAtOnce(t *testing.T) {
 	}
 	if code, _, errs := call(t, "vm", "ls"); code != exitPlatform || !strings.Contains(errs, "in use by another") || !strings.Contains(errs, "--socket") {
 		t.Errorf("%d %s", code, errs)
+	}
+}
+
+func TestPagesInABrowserCannotCallTheAPI(t *testing.T) {
+	h := keepPagesOut(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	tcp, unix := net.Addr(&net.TCPAddr{}), net.Addr(&net.UnixAddr{Net: "unix"})
+	for _, tc := range []struct {
+		name         string
+		local        net.Addr
+		host, origin string
+		status       int
+	}{
+		{"a client at the socket", unix, "volley", "", http.StatusNoContent},
+		{"a client of loopback", tcp, "127.0.0.1:9402", "", http.StatusNoContent},
+		{"a client of IPv6", tcp, "[::1]:9402", "", http.StatusNoContent},
+		{"a client of localhost", tcp, "localhost:9402", "", http.StatusNoContent},
+		{"a page elsewhere", tcp, "127.0.0.1:9402", "https://evil.example", http.StatusForbidden},
+		{"a name that leads here", tcp, "evil.example:9402", "http://evil.example:9402", http.StatusForbidden},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := httptest.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, tc.local), http.MethodPost, "/v1/gc", nil)
+			r.Host = tc.host
+			if tc.origin != "" {
+				r.Header.Set("Origin", tc.origin)
+			}
+			w := httptest.NewRecorder()
+			if h.ServeHTTP(w, r); w.Code != tc.status {
+				t.Errorf("status %d, want %d", w.Code, tc.status)
+			}
+		})
 	}
 }

@@ -214,7 +214,7 @@ func (s *steps) run() {
 			step = name
 		case <-tick.C:
 		}
-		if d := time.Since(begin); step != "" && d >= time.Second {
+		if d := time.Since(begin); step != "" && d >= 2*time.Second {
 			s.display.Update(progress.Snapshot{Line: fmt.Sprintf("%s, %s", strings.ToLower(step), shortDuration(d))})
 		}
 	}

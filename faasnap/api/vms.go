@@ -120,6 +120,9 @@ func (s *Server) postVM(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := r.Context().Err(); err != nil {
+		return errors.Join(err, vm.Close()) // nobody would know of it
+	}
 	if err := s.started(vm, req.Paused); err != nil {
 		return err
 	}
