@@ -224,7 +224,7 @@ func benchFaaSnap(ctx context.Context, o benchFaaSnapOptions, workloads []bench.
 	}
 	driver := qemu.New(qemu.Config{Shim: shim, Accel: o.accel})
 	service, err := faasnap.Open(faasnap.Config{
-		Dir: filepath.Join(o.dir, "service"), Driver: driver, Builder: &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: program},
+		Dir: filepath.Join(o.dir, "s"), Driver: driver, Builder: &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: program},
 	})
 	if err != nil {
 		return err

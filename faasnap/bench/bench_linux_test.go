@@ -1,6 +1,9 @@
 package bench_test
 
 import (
+	"bytes"
+	"io"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -8,6 +11,7 @@ import (
 	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/bench"
 	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/vmm/qemu"
 	"github.com/volley-run/volley/internal/testenv"
 	"github.com/volley-run/volley/sandbox/sandboxtest"
@@ -40,46 +44,98 @@ func open(t *testing.T) *bench.Bench {
 	return bench.New(bench.Config{Service: s, MemoryBytes: 256 << 20, SyntheticMB: 64, Timeout: time.Minute, CodeDir: t.TempDir()})
 }
 
-func TestAFunctionAnswersTheSameByAllModes(t *testing.T) {
+func TestMachinesAreMeasured(t *testing.T) {
 	b := open(t)
-	for _, name := range []string{bench.HelloWorld, bench.JSON} {
-		w, ok := bench.Find(name)
-		if !ok {
-			t.Fatalf("there is no workload %s", name)
-		}
-		f, err := b.Build(t.Context(), w)
+	w, ok := bench.Find(bench.HelloWorld)
+	if !ok {
+		t.Fatal("there is no such workload")
+	}
+	f, err := b.Build(t.Context(), w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	input, _ := w.Inputs()
+	r, err := b.Record(t.Context(), w, f, input, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	event, err := w.Event(input)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []faasnap.Mode{bench.Warm, faasnap.Full, faasnap.REAP, faasnap.FaaSnap} {
+		m, err := b.Test(t.Context(), bench.Test{Recorded: r, Mode: mode, Event: event})
 		if err != nil {
 			t.Fatal(err)
 		}
-		inputA, inputB := w.Inputs()
-		r, err := b.Record(t.Context(), w, f, inputA, "a-"+name)
-		if err != nil {
-			t.Fatal(err)
+		if m.Answer != `{"answer": "hello"}` {
+			t.Errorf("mode %s answers %s", mode, m.Answer)
 		}
-		t.Logf("%s: %+v", name, r.Took)
-		event, err := w.Event(inputB)
-		if err != nil {
-			t.Fatal(err)
+		if m.Invocation <= 0 || m.Invocation > m.Total || m.MinorFaults == 0 || m.AnonymousBytes == 0 {
+			t.Errorf("mode %s: %+v", mode, m)
 		}
-		answer := ""
-		for _, mode := range append([]faasnap.Mode{bench.Warm}, faasnap.Modes()...) {
-			if mode == faasnap.Boot && name != bench.HelloWorld {
-				continue // a boot takes as long as all others
+		switch mode {
+		case bench.Warm:
+		case faasnap.Full:
+			if m.MajorFaults == 0 || m.VMMReadBytes < 1<<20 {
+				t.Errorf("mode %s: its caches were not cold: %+v", mode, m)
 			}
-			m, err := b.Test(t.Context(), bench.Test{Recorded: r, Mode: mode, Event: event})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%+v", m)
-			if answer == "" {
-				answer = m.Answer
-			}
-			if m.Answer != answer || answer == "" {
-				t.Errorf("%s by mode %s answers %q, another mode %q", name, mode, m.Answer, answer)
-			}
-			if m.Invocation <= 0 || m.Invocation > m.Total || mode != bench.Warm && (m.VMM <= 0 || m.Setup < m.VMM) || m.MinorFaults == 0 || m.AnonymousBytes == 0 {
-				t.Errorf("%s by mode %s: the parts do not fit: %+v", name, mode, m)
+		default:
+			if m.Fetch <= 0 || m.FetchBytes < 1<<20 || m.VMM <= 0 || m.Setup < m.VMM {
+				t.Errorf("mode %s: %+v", mode, m)
 			}
 		}
+	}
+	other, err := b.Copy(t.Context(), r, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	times, err := b.Burst(t.Context(), []bench.Recorded{r, other, r}, faasnap.FaaSnap, event)
+	if err != nil || len(times) != 3 {
+		t.Errorf("burst of 3: %v, %v", times, err)
+	}
+	for _, r := range []bench.Recorded{r, other} {
+		if err := b.Remove(r); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestReadsAreThrottled(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	dir := t.TempDir()
+	disk, err := bench.FindDisk(dir)
+	if err != nil {
+		t.Logf("no disk to throttle: %v", err)
+		return
+	}
+	throttle, err := bench.NewThrottle(disk, 8e6, 1000)
+	if err != nil {
+		t.Logf("no control group for it: %v", err)
+		return
+	}
+	defer func() {
+		if err := throttle.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	path := filepath.Join(dir, "content")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("volley"), 2<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := mem.Evict(f); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if _, err := io.Copy(io.Discard, f); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < 700*time.Millisecond {
+		t.Errorf("12 MB took %s at 8 MB a second", took)
 	}
 }
