@@ -38,10 +38,11 @@ const exitStatusText = `Every volley command ends with one of these statuses:
   2    wrong usage: an unknown command or flag, a missing or bad argument
   3    a pipespec is not valid, or ffmpeg refuses a stage's settings
   4    an input is missing, damaged, without video, or not reachable; or the
-       code of a function, an event or a trace cannot be read; or there is no
-       such network on this node
+       code of a function, an event or a trace cannot be read; there is no such
+       network on this node; or a snapshot is missing or damaged
   5    the output cannot be written: disk full, no permission, already there
-  6    the function platform cannot be reached, or refuses what was asked
+  6    the function platform, or the daemon of virtual machines, cannot be
+       reached, or refuses what was asked
   7    a function failed: what it returned is printed
   130  interrupted by Ctrl-C (or SIGTERM); "volley run --resume" can go on
 
