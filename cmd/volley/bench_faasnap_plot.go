@@ -86,8 +86,9 @@ func (s faasnapSummary) plotBreakdown(dir string) error {
 // plotFaults draws figure 5.2 for image-diff.
 func (s faasnapSummary) plotFaults(dir string) error {
 	var lines []plot.XY
-	for _, c := range s.of(figTimes + " observed") {
-		if c.Function != bench.Image || c.Recorded != "A" || c.Tested != "B" {
+	for _, mode := range modesOf(s.of(figTimes + " observed")) {
+		c := s.cell(figTimes+" observed", bench.Image, "A", "B", mode)
+		if c == nil {
 			continue
 		}
 		l := plot.XY{Name: string(c.Mode)}
