@@ -257,6 +257,10 @@ func (s *faasnapSession) tests(ctx context.Context, w bench.Workload, r bench.Re
 			mode := modes[(i+round)%len(modes)] // nobody is always first
 			observe := observed && round == rounds-1
 			fmt.Fprintf(s.stderr, "%s, %s: recorded %s, tested %s, round %d of %d, %s\n", w.Name, part, r.Input.Name, in.Name, round+1, rounds, mode)
+			// Others may have changed it meanwhile.
+			if err := s.disk.SetReadAheadKB(s.o.readAhead); err != nil {
+				return err
+			}
 			m, err := s.bench.Test(ctx, bench.Test{Recorded: r, Mode: mode, Event: event, Populate: s.o.populate && mode == faasnap.FaaSnap, Observe: observe})
 			if err != nil {
 				return err
@@ -326,6 +330,9 @@ func (s *faasnapSession) burst(ctx context.Context, w bench.Workload, r bench.Re
 				}
 				for _, mode := range modes {
 					fmt.Fprintf(s.stderr, "%s, burst: round %d, %s at once, one snapshot %t, %s\n", w.Name, round+1, plural(n, "machine"), same, mode)
+					if err := s.disk.SetReadAheadKB(s.o.readAhead); err != nil {
+						return err
+					}
 					times, err := s.bench.Burst(ctx, snapshots, mode, event)
 					if err != nil {
 						return err
