@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,8 @@ const (
 	// envEnd, when "reset", says that the machine ends by a restart rather than
 	// by being powered off: Firecracker's do.
 	envEnd = "volley_end"
+	// envTmp is the size of /tmp in MiB; without, it is half of the memory.
+	envTmp = "volley_tmp"
 )
 
 const (
@@ -176,7 +179,11 @@ func mountDrives() error {
 		}
 	}
 	scratch := sys.MountFlags{NoSetuid: true, NoDevices: true}
-	if err := sys.MountFS("tmpfs", "tmpfs", filepath.Join(newRoot, "tmp"), scratch, "mode=1777"); err != nil {
+	options := "mode=1777"
+	if n, err := strconv.Atoi(os.Getenv(envTmp)); err == nil && n > 0 {
+		options += ",size=" + strconv.Itoa(n) + "m"
+	}
+	if err := sys.MountFS("tmpfs", "tmpfs", filepath.Join(newRoot, "tmp"), scratch, options); err != nil {
 		return err
 	}
 	return sys.MountFS("tmpfs", "tmpfs", filepath.Join(newRoot, "run"), scratch, "mode=755")

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox/agent/frame"
 )
 
@@ -324,7 +325,15 @@ func (s *session) failInit(kind string, payload []byte) bool {
 func (s *session) report(t frame.Type, r *frame.Reply) { _ = s.enc.Reply(t, r) }
 
 // processEnded is called when the function's process has ended.
-func (s *session) processEnded(e frame.Exit) { s.end(e) }
+func (s *session) processEnded(e frame.Exit) {
+	if e.Killed && s.restorer != nil {
+		// The whole machine is the function's, and so is its memory. Without an
+		// answer it was killed by somebody.
+		kills, err := sys.OOMKills()
+		e.OutOfMemory = err == nil && kills > 0
+	}
+	s.end(e)
+}
 
 // end ends the session; the first reason counts.
 func (s *session) end(e frame.Exit) {

@@ -59,6 +59,10 @@ func FreeMemory() (int64, error) { return freeMemory() }
 // last first, and splits large pieces last, so it is that which is made zero.
 func ZeroFreeMemory(keep, touched int64) error { return zeroFreeMemory(keep, touched) }
 
+// OOMKills returns how many processes the kernel has ended since it started,
+// because memory had run out.
+func OOMKills() (int, error) { return oomKills() }
+
 // PowerOff switches the machine off, or restarts it where reset is set. It
 // returns only if that fails.
 func PowerOff(reset bool) error { return powerOff(reset) }

@@ -158,6 +158,23 @@ func memInfo(name string) (int64, error) {
 	return 0, errors.New("read memory: /proc/meminfo has no MemFree")
 }
 
+func oomKills() (int, error) {
+	text, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		return 0, fmt.Errorf("read count of processes killed: %w", err)
+	}
+	for line := range bytes.Lines(text) {
+		if value, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
+			n, err := strconv.Atoi(string(bytes.TrimSpace(value)))
+			if err != nil {
+				return 0, fmt.Errorf("read count of processes killed: %w", err)
+			}
+			return n, nil
+		}
+	}
+	return 0, errors.New("read count of processes killed: /proc/vmstat has no oom_kill")
+}
+
 func powerOff(reset bool) error {
 	unix.Sync()
 	if !reset {

@@ -28,6 +28,8 @@ func freeMemory() (int64, error) { return 0, errors.ErrUnsupported }
 
 func zeroFreeMemory(int64, int64) error { return errors.ErrUnsupported }
 
+func oomKills() (int, error) { return 0, errors.ErrUnsupported }
+
 func powerOff(bool) error { return errors.ErrUnsupported }
 
 func listenVsock(uint32) (func() (*os.File, error), error) { return nil, errors.ErrUnsupported }

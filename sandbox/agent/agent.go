@@ -404,9 +404,11 @@ func (a *Agent) lost(id string, cause error) outcome {
 }
 
 // withMemory asks the sandbox whether a process that was killed ran out of
-// memory.
+// memory, unless volley-init knows.
 func (a *Agent) withMemory(e frame.Exit) frame.Exit {
-	if e.Reason == frame.ReasonExit && a.opts.OutOfMemory != nil {
+	if e.OutOfMemory {
+		e.Killed = true
+	} else if e.Reason == frame.ReasonExit && a.opts.OutOfMemory != nil {
 		e.Killed = a.outOfMemory()
 	} else if a.opts.OutOfMemory == nil {
 		e.Killed = false

@@ -183,6 +183,7 @@ func TestTheEndOfAFunctionIsToldAsOnLambda(t *testing.T) {
 		"killed by somebody":    {frame.Exit{Reason: frame.ReasonExit, Signal: "killed", Killed: true}, no, "Runtime.ExitError", "RequestId: id Error: Runtime exited with error: signal: killed"},
 		"killed, nobody knows":  {frame.Exit{Reason: frame.ReasonExit, Signal: "killed", Killed: true}, nil, "Runtime.ExitError", "RequestId: id Error: Runtime exited with error: signal: killed"},
 		"killed for its memory": {frame.Exit{Reason: frame.ReasonExit, Signal: "killed", Killed: true}, yes, "Runtime.OutOfMemory", "RequestId: id Error: Runtime exited with error: signal: killed"},
+		"killed by its kernel":  {frame.Exit{Reason: frame.ReasonExit, Signal: "killed", Killed: true, OutOfMemory: true}, nil, "Runtime.OutOfMemory", "RequestId: id Error: Runtime exited with error: signal: killed"},
 		"deadline":              {frame.Exit{Reason: frame.ReasonDeadline}, no, "Sandbox.Timedout", "RequestId: id Error: Task timed out after 3.00 seconds"},
 		"deadline before it began": {frame.Exit{Reason: frame.ReasonDeadline, Unseen: true}, no,
 			"Sandbox.Timedout", "RequestId: id Error: Task timed out after 3.00 seconds"},

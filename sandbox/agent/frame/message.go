@@ -250,6 +250,9 @@ type Exit struct {
 	// Killed says that the signal was SIGKILL and that volley-init did not
 	// send it: a hint that memory ran out.
 	Killed bool `json:"killed,omitempty"`
+	// OutOfMemory says that it was the kernel, for want of memory. Only process
+	// 1 of a virtual machine knows.
+	OutOfMemory bool `json:"outOfMemory,omitempty"`
 	// Unseen says that the function never took the event of ID.
 	Unseen bool   `json:"unseen,omitempty"`
 	Detail string `json:"detail,omitempty"`
