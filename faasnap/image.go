@@ -16,6 +16,14 @@ func (s *Service) BuildImage(ctx context.Context, f *Function, img *image.Image)
 	if err := checkName("function", f.Name); err != nil {
 		return err
 	}
+	if err := s.FillImage(ctx, f, img); err != nil {
+		return err
+	}
+	return s.AddFunction(f)
+}
+
+// FillImage is BuildImage without adding the function.
+func (s *Service) FillImage(ctx context.Context, f *Function, img *image.Image) error {
 	kernel, err := s.cfg.Builder.Kernel(ctx)
 	if err != nil {
 		return fmt.Errorf("build function %s: %w", f.Name, err)
@@ -29,7 +37,7 @@ func (s *Service) BuildImage(ctx context.Context, f *Function, img *image.Image)
 	f.ImageDefaults = &agent.ImageDefaults{
 		EntryPoint: img.Config.EntryPoint, Command: img.Config.Command, Env: img.Config.Env, WorkingDir: img.Config.WorkingDir,
 	}
-	return s.AddFunction(f)
+	return nil
 }
 
 // bootable returns an image with the kernel in the form that the driver boots.

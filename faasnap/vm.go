@@ -110,6 +110,10 @@ type StartOptions struct {
 	Console io.Writer
 	// CommandLine is added to what the kernel is booted with.
 	CommandLine string
+	// InitTimeout bounds the initialisation of the function at a boot, unless its
+	// own timeout is longer. If 0, that is a minute more than on Lambda, since
+	// guests may be emulated.
+	InitTimeout time.Duration
 	// Network is a tap that is there already, and becomes the machine's network
 	// device; nil is none. A machine is restored with a network device just if
 	// it was saved with one, and keeps its MAC address. Without MAC it gets one.
@@ -206,9 +210,14 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 	}
 	boot.Credential = &frame.Credential{UID: guest.FunctionID, GID: guest.FunctionID}
 	boot.Port = agent.RuntimePort
-	// The kernel's start counts too, and takes long where it is emulated.
-	boot.InitTimeout += bootTime
-	if v.agent, err = agent.Start(ctx, conn(machine), boot, v.agentOptions(o)); err != nil {
+	if o.InitTimeout > 0 {
+		boot.InitTimeout = max(o.InitTimeout, v.function.Timeout)
+	} else {
+		boot.InitTimeout += emulationTime
+	}
+	options := v.agentOptions(o)
+	options.BootTime = bootTime
+	if v.agent, err = agent.Start(ctx, conn(machine), boot, options); err != nil {
 		return err
 	}
 	v.times.Agent = time.Since(mark)
@@ -218,6 +227,10 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 
 // bootTime bounds how long a guest's kernel may take to start.
 const bootTime = time.Minute
+
+// emulationTime is how much longer a function may take to initialise where its
+// processor may be emulated.
+const emulationTime = time.Minute
 
 // endTime is how long the end of a machine's stream may be known before that of
 // its process.

@@ -51,6 +51,9 @@ type Options struct {
 	// OutOfMemory tells whether the sandbox has run out of memory: asked when
 	// a process was killed or volley-init is gone. May be nil.
 	OutOfMemory func() bool
+	// BootTime is how long volley-init may take to begin, which is not a part of
+	// the function's initialisation.
+	BootTime time.Duration
 	// PeakMemory tells the most memory that the sandbox has used so far, in
 	// bytes, or 0. It is asked after every invocation, so it must be quick.
 	// May be nil.
@@ -144,7 +147,7 @@ func (a *Agent) boot(ctx context.Context, boot Boot) error {
 // initialised waits until the function is, or has failed to be.
 func (a *Agent) initialised(ctx context.Context, boot Boot) error {
 	// volley-init reports when the time is up; this is for one that cannot.
-	timer := time.NewTimer(boot.InitTimeout + lateness)
+	timer := time.NewTimer(a.opts.BootTime + boot.InitTimeout + lateness)
 	defer timer.Stop()
 	select {
 	case r := <-a.results:
