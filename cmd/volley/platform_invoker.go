@@ -19,6 +19,7 @@ import (
 	"github.com/volley-run/volley/sandbox"
 	"github.com/volley-run/volley/sandbox/bundle"
 	"github.com/volley-run/volley/sandbox/image"
+	"github.com/volley-run/volley/sandbox/microvm"
 	"github.com/volley-run/volley/sandbox/oci"
 	"github.com/volley-run/volley/sandbox/process"
 	"github.com/volley-run/volley/sophon/bus"
@@ -44,6 +45,7 @@ type invokerOptions struct {
 	pauseAfter time.Duration
 	eviction   string
 	init       string
+	snapshots  megabytes
 	stub       bool
 	metrics    string
 	netState   string
@@ -57,6 +59,8 @@ func (o *invokerOptions) register(cmd *cobra.Command) {
 	f.DurationVar(&o.keepAlive, "keep-alive", 10*time.Minute, "how long an idle container is kept")
 	f.DurationVar(&o.pauseAfter, "pause-after", 0, "freeze containers that have been idle this long; 0 freezes none")
 	f.StringVar(&o.netState, "net-state", "", "state directory of the networks that functions may use, as for volley net")
+	o.snapshots = megabytes(microvm.DefaultPolicy().MaxBytes >> 20)
+	f.Var(&o.snapshots, "snapshots", "disk for snapshots of functions, with --driver microvm")
 	f.StringVar(&o.init, "init", "", "the program volley-init (default: the one beside this program)")
 }
 
@@ -192,8 +196,6 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 	}
 	n.add(packages.Close)
 	switch o.driver {
-	case driverMicroVM:
-		return n.openMicroVM(ctx, o, dir, packages, s)
 	case driverProcess:
 		s.log.Warn("the sandboxes isolate nothing: functions run with this user's rights")
 		n.driver, err = process.New(process.Config{Init: o.init, Dir: filepath.Join(dir, "process"), Unpacker: packages, Logger: s.log})
@@ -203,6 +205,9 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 			return err
 		}
 		n.add(images.Close)
+		if o.driver == driverMicroVM {
+			return n.openMicroVM(ctx, o, dir, packages, images, s)
+		}
 		// The runtime leaves its containers to whoever adopts orphans; process 1
 		// may be slow to notice their end.
 		if err := sys.AdoptOrphans(); err != nil {

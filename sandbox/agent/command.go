@@ -23,6 +23,9 @@ const (
 	// RuntimePort is where the Runtime API listens in a sandbox with a network
 	// namespace of its own.
 	RuntimePort = 9001
+	// TmpParameter is what a virtual machine's kernel is told the size of /tmp
+	// as, in MiB.
+	TmpParameter = "volley_tmp"
 )
 
 // Layout says where things are as the function sees them. The zero Layout is

@@ -1,41 +1,65 @@
 // Package microvm is the sandbox driver that gives each sandbox a virtual machine
 // of its own, restored from a FaaSnap snapshot where there is one (thesis 5.6.1).
+//
+// A function's first machine is booted. Once an invocation of it has gone well, a
+// snapshot is recorded with that event as input, in a machine of its own, so that
+// nobody is held up. That runs the event again, which nobody can notice: machines
+// have no network and no disk to write to. What is kept of whom on disk, a Policy
+// decides.
 package microvm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"regexp"
 	"sync"
 	"time"
 
 	"github.com/volley-run/volley/faasnap"
-	"github.com/volley-run/volley/faasnap/snapshot"
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/sandbox"
+	"github.com/volley-run/volley/sandbox/image"
 )
 
 // DriverName is the driver's name on the command line.
 const DriverName = "microvm"
 
-// guestMarginBytes is what a guest's kernel and agent need beside the function.
-const guestMarginBytes = 128 << 20
+// defaultInitTimeout is three times what AWS Lambda gives, since processors may be
+// emulated.
+const defaultInitTimeout = 30 * time.Second
+
+// Images gives access to the images of functions of package type Image. It may
+// be used concurrently.
+type Images interface {
+	// Open returns the unpacked image of f. The caller releases it.
+	Open(ctx context.Context, f *function.Function) (*image.Image, error)
+}
 
 // Config is what a Driver needs. Service and Unpacker are required.
 type Config struct {
-	// Service runs the machines and keeps the snapshots. Closing it is the
-	// caller's.
+	// Service runs the machines and keeps the snapshots; all that is in it is the
+	// driver's. Closing it is the caller's.
 	Service *faasnap.Service
+	// Mode is how FaaSnap snapshots are restored: faasnap.FaaSnap if empty.
+	Mode faasnap.Mode
 	// Unpacker gives the code of functions.
 	Unpacker sandbox.Unpacker
+	// Images may be nil: functions of package type Image are refused then.
+	Images Images
 	// Policy is DefaultPolicy if zero.
 	Policy Policy
+	// InitTimeout bounds the initialisation of a function that is booted, after
+	// the kernel has started; a function with a longer timeout has that long.
+	// Zero is 30 s.
+	InitTimeout time.Duration
 	// Log takes the driver's own troubles. May be nil.
 	Log *slog.Logger
+	// Observe is told how each sandbox that could be made came about. It may be
+	// called concurrently, and may be nil.
+	Observe func(faasnap.Mode, faasnap.Times)
 }
 
 // Driver implements sandbox.Driver.
@@ -48,38 +72,49 @@ type Driver struct {
 	ctx  context.Context
 	stop context.CancelFunc
 	work sync.WaitGroup
+	// recorder is had by the one that records: that takes a machine's memory.
+	recorder chan struct{}
 
 	mu    sync.Mutex
 	boxes map[string]*box
-	// functions are those that have been built, by the name that the Service
-	// has them under.
-	functions map[string]*known
+	// revisions are those that are known, by the name that the Service has them
+	// under.
+	revisions map[string]*revision
 	closed    bool
-}
-
-// known is what the driver knows of a revision of a function.
-type known struct {
-	// building lets one build or record at a time.
-	building chan struct{}
-	mu       sync.Mutex
-	rate     rate
-	revision string
-	function string // the function's own name
+	closeOnce sync.Once
+	closeErr  error
 }
 
 var _ sandbox.Driver = (*Driver)(nil)
 
-// New returns a driver.
-func New(cfg Config) *Driver {
+// New returns a driver. What the Service has of an earlier one is used again, and
+// what is of no use is removed. The caller closes it before the Service.
+func New(cfg Config) (*Driver, error) {
 	if cfg.Policy == (Policy{}) {
 		cfg.Policy = DefaultPolicy()
+	}
+	if cfg.Mode == "" {
+		cfg.Mode = faasnap.FaaSnap
+	}
+	if cfg.InitTimeout == 0 {
+		cfg.InitTimeout = defaultInitTimeout
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Driver{cfg: cfg, log: cfg.Log, boxes: make(map[string]*box), functions: make(map[string]*known)}
+	if err := cfg.Policy.check(); err != nil {
+		return nil, fmt.Errorf("make driver %s: %w", DriverName, err)
+	}
+	d := &Driver{
+		cfg: cfg, log: cfg.Log, recorder: make(chan struct{}, 1),
+		boxes: make(map[string]*box), revisions: make(map[string]*revision),
+	}
+	if err := d.remember(); err != nil {
+		return nil, fmt.Errorf("make driver %s: %w", DriverName, err)
+	}
 	d.ctx, d.stop = context.WithCancel(context.Background())
-	return d
+	d.work.Go(d.tidyRegularly)
+	return d, nil
 }
 
 // Name implements sandbox.Driver.
@@ -96,57 +131,28 @@ func (d *Driver) Isolation() string {
 // them, and the Service removes what they had on disk when it is opened.
 func (d *Driver) Recover(context.Context) (int, error) { return 0, nil }
 
-// Close implements sandbox.Driver.
+// Close implements sandbox.Driver. Snapshots stay.
 func (d *Driver) Close() error {
-	d.mu.Lock()
-	d.closed = true
-	boxes := d.boxes
-	d.boxes = make(map[string]*box)
-	d.mu.Unlock()
-	d.stop()
-	var errs []error
-	for _, b := range boxes {
-		errs = append(errs, b.end())
-	}
-	d.work.Wait()
-	return errors.Join(errs...)
+	d.closeOnce.Do(func() {
+		d.mu.Lock()
+		d.closed = true
+		boxes := make([]*box, 0, len(d.boxes))
+		for _, b := range d.boxes {
+			boxes = append(boxes, b)
+		}
+		d.mu.Unlock()
+		d.stop()
+		errs := make([]error, len(boxes))
+		var wg sync.WaitGroup
+		for i, b := range boxes {
+			wg.Go(func() { errs[i] = b.Close(context.Background()) })
+		}
+		wg.Wait()
+		d.work.Wait()
+		d.closeErr = errors.Join(errs...)
+	})
+	return d.closeErr
 }
-
-// serviceName is what the Service knows a revision of a function as: by all that
-// it is, since what is in a snapshot cannot be changed any more.
-func serviceName(f *function.Function) string {
-	text, err := json.Marshal(f)
-	if err != nil {
-		panic(err) // there is nothing in it that cannot be encoded
-	}
-	sum := sha256.Sum256(text)
-	return "r" + hex.EncodeToString(sum[:16])
-}
-
-// Create implements sandbox.Driver: from a snapshot if there is one, else by
-// booting.
-func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
-	if err := d.begin(); err != nil {
-		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
-	}
-	defer d.work.Done()
-	b, err := d.create(ctx, spec)
-	if err != nil {
-		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
-	}
-	d.mu.Lock()
-	closed := d.closed
-	if !closed {
-		d.boxes[spec.ID] = b
-	}
-	d.mu.Unlock()
-	if closed {
-		return nil, errors.Join(errClosed, b.end())
-	}
-	return b, nil
-}
-
-var errClosed = errors.New("the driver is closed")
 
 // begin counts work that Close waits for.
 func (d *Driver) begin() error {
@@ -159,191 +165,78 @@ func (d *Driver) begin() error {
 	return nil
 }
 
-func (d *Driver) create(ctx context.Context, spec sandbox.Spec) (*box, error) {
-	if spec.Function.Network != function.NetworkNone && spec.Function.Network != "" {
-		return nil, function.Errorf(function.InvalidParameter,
-			"function %s: virtual machines have no network yet: use network %q, or the driver runc", spec.Function.Name, function.NetworkNone)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(d.ctx, cancel)()
-	name := serviceName(spec.Function)
-	k := d.known(name, spec.Function)
-	f, err := d.build(ctx, name, k, spec.Function)
+var errClosed = fmt.Errorf("driver %s: %w", DriverName, os.ErrClosed)
+
+var idPattern = regexp.MustCompile(`^[a-zA-Z0-9-]{1,64}$`)
+
+// Create implements sandbox.Driver: from a snapshot if there is one, else by
+// booting.
+func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	b, err := d.create(ctx, spec)
 	if err != nil {
-		return nil, err
-	}
-	b := &box{id: spec.ID, driver: d, known: k, function: f}
-	start := faasnap.StartOptions{Log: spec.Log}
-	b.vm, err = d.cfg.Service.Restore(ctx, name, faasnap.FaaSnap, faasnap.RestoreOptions{StartOptions: start})
-	if err == nil {
-		return b, nil
-	}
-	switch {
-	case errors.Is(err, faasnap.ErrNotFound):
-	case ctx.Err() != nil:
-		return nil, err
-	default:
-		// Another is made after the first invocation.
-		d.log.Warn("a snapshot cannot be restored; booting instead", "function", spec.Function.Name, "err", err)
-		if errors.Is(err, snapshot.ErrDamaged) {
-			if err := d.cfg.Service.RemoveSnapshot(name); err != nil {
-				d.log.Warn("a damaged snapshot cannot be removed", "function", spec.Function.Name, "err", err)
-			}
-		}
-	}
-	b.booted = true
-	if b.vm, err = d.cfg.Service.Boot(ctx, f, start); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
 	return b, nil
 }
 
-// known returns what is known of a revision. What is known of an earlier one is
-// forgotten, and its snapshot removed.
-func (d *Driver) known(name string, f *function.Function) *known {
+func (d *Driver) create(ctx context.Context, spec sandbox.Spec) (*box, error) {
+	if !idPattern.MatchString(spec.ID) {
+		return nil, errors.New("that is no id: use 1 to 64 letters, digits and '-'")
+	}
+	if err := checkNetwork(spec.Function); err != nil {
+		return nil, err
+	}
+	b := &box{id: spec.ID, driver: d, started: make(chan struct{})}
+	ctx, b.cancel = context.WithCancel(ctx)
+	defer b.cancel()
+	if err := d.register(b); err != nil {
+		return nil, err
+	}
+	defer d.work.Done()
+	// Before it is waited for.
+	defer close(b.started)
+	if err := b.start(ctx, spec); err != nil {
+		d.unregister(b)
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		// Close may have come too early to find the machine.
+		d.unregister(b)
+		return nil, errors.Join(context.Cause(ctx), b.vm.Close())
+	}
+	return b, nil
+}
+
+// checkNetwork refuses what a machine without a network device cannot give.
+func checkNetwork(f *function.Function) error {
+	switch f.Network {
+	case function.NetworkNone, "":
+		return nil
+	case function.NetworkHost:
+		return function.Errorf(function.InvalidParameter,
+			"function %s: a virtual machine does not share the host's network: use network %q, or the driver runc", f.Name, function.NetworkNone)
+	}
+	return function.Errorf(function.InvalidParameter,
+		"function %s: the driver %s has no job networks: use network %q, or the driver runc", f.Name, DriverName, function.NetworkNone)
+}
+
+// register makes b one of the driver's, and counts its start as work.
+func (d *Driver) register(b *box) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if k := d.functions[name]; k != nil {
-		return k
+	if d.closed {
+		return errClosed
 	}
-	for old, k := range d.functions {
-		if k.function == f.Name {
-			delete(d.functions, old)
-			d.forget(old)
-		}
+	if d.boxes[b.id] != nil {
+		return errors.New("the id is in use")
 	}
-	k := &known{building: make(chan struct{}, 1), revision: f.Revision, function: f.Name}
-	d.functions[name] = k
-	return k
+	d.boxes[b.id] = b
+	d.work.Add(1)
+	return nil
 }
 
-// forget removes a revision's snapshot and function, if they are there.
-func (d *Driver) forget(name string) {
-	for _, err := range []error{d.cfg.Service.RemoveSnapshot(name), d.cfg.Service.RemoveFunction(name)} {
-		if err != nil && !errors.Is(err, faasnap.ErrNotFound) {
-			d.log.Warn("what is left of a function cannot be removed", "err", err)
-		}
-	}
-}
-
-// build returns a revision's function, building what it boots if need be.
-func (d *Driver) build(ctx context.Context, name string, k *known, f *function.Function) (*faasnap.Function, error) {
-	select {
-	case k.building <- struct{}{}:
-		defer func() { <-k.building }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	if built, err := d.cfg.Service.Function(name); err == nil {
-		return built, nil
-	}
-	if f.PackageType == function.Image {
-		return nil, function.Errorf(function.InvalidImage, "function %s: this driver runs functions of package type Zip", f.Name)
-	}
-	code, err := d.cfg.Unpacker.Unpack(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	defer code.Release()
-	built := &faasnap.Function{Function: *f, GuestMemoryBytes: (int64(f.MemoryMB)<<20 + guestMarginBytes + 2<<20 - 1) &^ (2<<20 - 1)}
-	if built.Image, err = d.cfg.Service.Builder().Function(ctx, f.Runtime, code.Dir); err != nil {
-		return nil, err
-	}
-	return built, d.cfg.Service.AddFunctionAs(name, built)
-}
-
-// invoked is called after each invocation of a sandbox, with its event if it
-// went well.
-func (d *Driver) invoked(b *box, payload []byte) {
-	now := time.Now()
-	b.known.mu.Lock()
-	b.known.rate.note(now, d.cfg.Policy.HalfLife)
-	kind := d.cfg.Policy.choose(&b.known.rate, now)
-	b.known.mu.Unlock()
-	if !b.booted || kind != Recorded || payload == nil {
-		return
-	}
-	select {
-	case b.known.building <- struct{}{}:
-	default:
-		return // somebody records already
-	}
-	if d.begin() != nil {
-		<-b.known.building
-		return
-	}
-	go func() {
-		defer d.work.Done()
-		defer func() { <-b.known.building }()
-		d.record(b, payload)
-	}()
-}
-
-// record makes a revision's snapshot, in a machine of its own so that it holds
-// nobody up.
-func (d *Driver) record(b *box, payload []byte) {
-	name := serviceName(&b.function.Function)
-	if _, err := d.cfg.Service.Snapshot(d.ctx, name); err == nil {
-		return
-	}
-	d.bound()
-	_, err := d.cfg.Service.Record(d.ctx, b.function, faasnap.RecordOptions{Name: name, Inputs: [][]byte{payload}})
-	switch {
-	case err == nil:
-		d.log.Info("took a snapshot", "function", b.function.Name)
-	case d.ctx.Err() == nil:
-		d.log.Warn("cannot take a snapshot", "function", b.function.Name, "err", err)
-	}
-}
-
-// bound makes room for one more snapshot, and removes those that are not worth
-// keeping any longer.
-func (d *Driver) bound() {
-	names, err := d.cfg.Service.Snapshots()
-	if err != nil {
-		d.log.Warn("cannot list snapshots", "err", err)
-		return
-	}
-	now := time.Now()
-	worth := func(name string) (perDay float64, kind Kind) {
-		d.mu.Lock()
-		k := d.functions[name]
-		d.mu.Unlock()
-		if k == nil {
-			return 0, Plain // of an earlier process: nothing is known, so it goes first
-		}
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.rate.perDay(now, d.cfg.Policy.HalfLife), d.cfg.Policy.choose(&k.rate, now)
-	}
-	kept := len(names)
-	for kept > 0 {
-		least, rate := "", 0.0
-		for _, name := range names {
-			if name == "" {
-				continue
-			}
-			perDay, kind := worth(name)
-			if kind == None || kept >= d.cfg.Policy.MaxSnapshots && (least == "" || perDay < rate) {
-				least, rate = name, perDay
-				if kind == None {
-					break
-				}
-			}
-		}
-		if least == "" {
-			return
-		}
-		if err := d.cfg.Service.RemoveSnapshot(least); err != nil {
-			d.log.Warn("cannot remove a snapshot", "err", err)
-			return
-		}
-		for i, name := range names {
-			if name == least {
-				names[i] = ""
-			}
-		}
-		kept--
-	}
+func (d *Driver) unregister(b *box) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.boxes, b.id)
 }

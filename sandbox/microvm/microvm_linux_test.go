@@ -3,6 +3,8 @@ package microvm_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newDriver(t *testing.T) (*microvm.Driver, *faasnap.Service) {
+func newService(t *testing.T, dir string) *faasnap.Service {
 	t.Helper()
 	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC)
 	cache, err := guest.CacheDir()
@@ -35,31 +37,34 @@ func newDriver(t *testing.T) (*microvm.Driver, *faasnap.Service) {
 		t.Fatal(err)
 	}
 	builder := &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)}
-	s, err := faasnap.Open(faasnap.Config{Dir: t.TempDir(), Driver: qemu.New(qemu.Config{Shim: shim, Accel: qemu.TCG}), Builder: builder})
+	s, err := faasnap.Open(faasnap.Config{Dir: dir, Driver: qemu.New(qemu.Config{Shim: shim, Accel: qemu.TCG}), Builder: builder})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := microvm.New(microvm.Config{Service: s, Unpacker: sandboxtest.DirUnpacker{}})
 	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return d, s
+	return s
 }
 
-// TestWholeSuite takes many minutes under software emulation.
-func TestWholeSuite(t *testing.T) {
-	if os.Getenv("VOLLEY_TEST_MICROVM_SUITE") == "" {
-		testenv.Need(t, testenv.QEMU)
-		t.Log("TestMachinesServeAFunction has what there is time for; VOLLEY_TEST_MICROVM_SUITE=1 runs all")
-		return
+func newDriver(t *testing.T, s *faasnap.Service, policy microvm.Policy) *microvm.Driver {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	d, err := microvm.New(microvm.Config{
+		Service: s, Unpacker: sandboxtest.DirUnpacker{}, Policy: policy, Log: log,
+		Observe: func(m faasnap.Mode, times faasnap.Times) { log.Info("started", "mode", m, "took", times.Start) },
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { d, _ := newDriver(t); return d },
-		sandboxtest.Options{ReadOnlyRoot: true, NoNetwork: true, OwnProcesses: true, UID: guest.FunctionID, Slow: true})
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
 }
 
 const pythonFunction = `
@@ -129,7 +134,8 @@ func create(t *testing.T, d *microvm.Driver, id string, f *function.Function) sa
 // A function boots once, is recorded after its first invocation, and comes from
 // its snapshot from then on.
 func TestMachinesServeAFunction(t *testing.T) {
-	d, s := newDriver(t)
+	s := newService(t, t.TempDir())
+	d := newDriver(t, s, microvm.DefaultPolicy())
 	f := pythonIn(t)
 	first := create(t, d, "first", f)
 	if a, _ := invoke(t, first, "{}"); a.Restored != 0 || a.UID != guest.FunctionID || a.Env != "hello" {
@@ -200,18 +206,23 @@ func TestMachinesServeAFunction(t *testing.T) {
 
 	// A new revision leaves nothing of the old one.
 	f2 := *f
-	f2.Revision = "2"
-	box := create(t, d, "other", &f2)
+	f2.Revision, f2.Modified = "2", time.Now()
+	// What is kept is removed before anything is started.
+	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if box, err := d.Create(ctx, sandbox.Spec{ID: "other", Function: &f2}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("sandbox %v, error %v; want none in so short a time", box, err)
+	}
 	if names, err := s.Snapshots(); err != nil || len(names) != 0 {
 		t.Errorf("snapshots %v, error %v; want none of the earlier revision", names, err)
 	}
-	if err := box.Close(t.Context()); err != nil {
-		t.Error(err)
+	if n := len(s.VMs()); n != 0 {
+		t.Errorf("%d machines are left", n)
 	}
 }
 
 func TestWhatAMachineCannotDoIsRefused(t *testing.T) {
-	d, _ := newDriver(t)
+	d := newDriver(t, newService(t, t.TempDir()), microvm.DefaultPolicy())
 	f := pythonIn(t)
 	f.Network = function.NetworkHost
 	if _, err := d.Create(t.Context(), sandbox.Spec{ID: "host", Function: f}); err == nil || !strings.Contains(err.Error(), "network") {

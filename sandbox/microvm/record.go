@@ -1,0 +1,206 @@
+package microvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/volley-run/volley/faasnap"
+	"github.com/volley-run/volley/faasnap/snapshot"
+	"github.com/volley-run/volley/sandbox"
+)
+
+const (
+	// tidyEvery is how often it is looked for snapshots that are not worth their
+	// room any longer.
+	tidyEvery = 10 * time.Minute
+	// retryAfter is how long after a failure a snapshot is tried again; it
+	// doubles each time, up to maxRetry.
+	retryAfter, maxRetry = time.Minute, time.Hour
+	// maxUnrestored is how often in a row a snapshot may fail to be restored,
+	// for reasons that need not be its own.
+	maxUnrestored = 2
+	// forgetPerDay is how often a function without a snapshot has to be invoked
+	// for its rate to be remembered.
+	forgetPerDay = 0.01
+)
+
+// invoked is called after each invocation of a sandbox. If it went well, its
+// event may be what a snapshot is recorded with.
+func (d *Driver) invoked(b *box, event []byte, well bool) {
+	now, r := time.Now(), b.revision
+	r.mu.Lock()
+	r.rate.note(now, d.cfg.Policy.HalfLife)
+	choice := d.cfg.Policy.Choose(r.load(now, d.cfg.Policy))
+	wanted := well && !r.retired && !r.recording && choice.Snapshot > r.kind && !now.Before(r.retry)
+	if wanted && d.begin() == nil {
+		r.recording = true
+	} else {
+		wanted = false
+	}
+	r.mu.Unlock()
+	if !wanted {
+		return
+	}
+	go func() {
+		defer d.work.Done()
+		d.record(r, choice, event)
+	}()
+}
+
+// record makes a revision's snapshot, when others are done.
+func (d *Driver) record(r *revision, choice Choice, event []byte) {
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.recording = false
+	}()
+	select {
+	case d.recorder <- struct{}{}:
+		defer func() { <-d.recorder }()
+	case <-d.ctx.Done():
+		return
+	}
+	begin := time.Now()
+	snap, err := d.take(r, choice.Snapshot, event)
+	if err != nil {
+		if d.ctx.Err() == nil {
+			d.log.Warn("cannot take a snapshot", "function", r.function, "err", err)
+			r.failed()
+		}
+		return
+	}
+	bytes := diskBytes(snap)
+	r.mu.Lock()
+	r.kind, r.bytes, r.failures, r.unrestored = choice.Snapshot, bytes, 0, 0
+	retired := r.retired
+	r.mu.Unlock()
+	if retired {
+		d.removeSnapshot(r)
+		return
+	}
+	d.log.Info("took a snapshot", "function", r.function, "kind", choice.Snapshot, "bytes", bytes,
+		"took", time.Since(begin).Round(time.Millisecond), "keepWarm", choice.KeepWarm)
+	d.tidy()
+	if r.snapshot() == None {
+		// There was no room for it: others are worth more, or it is too large.
+		r.failed()
+	}
+}
+
+// failed puts the next attempt off.
+func (r *revision) failed() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.retry = time.Now().Add(min(retryAfter<<min(r.failures, 10), maxRetry))
+	r.failures++
+}
+
+// take takes a snapshot in a machine of its own.
+func (d *Driver) take(r *revision, kind Kind, event []byte) (*snapshot.Snapshot, error) {
+	r.mu.Lock()
+	f := r.built
+	r.mu.Unlock()
+	o := d.startOptions(&f.Function)
+	if kind == FaaSnap {
+		return d.cfg.Service.Record(d.ctx, f, faasnap.RecordOptions{StartOptions: o, Name: r.name, Inputs: [][]byte{event}, Replace: true})
+	}
+	vm, err := d.cfg.Service.Boot(d.ctx, f, o)
+	if err != nil {
+		return nil, err
+	}
+	defer vm.Close()
+	resp, err := vm.Invoke(d.ctx, sandbox.Request{ID: uuid.NewString(), Payload: event, Deadline: time.Now().Add(f.Timeout)})
+	if err == nil && resp.FunctionError != "" {
+		err = fmt.Errorf("the function fails on an event that it has taken before: %s", resp.Payload)
+	}
+	if err != nil {
+		return nil, err
+	}
+	snap, err := vm.Snapshot(d.ctx, r.name, true)
+	return snap, errors.Join(err, vm.Close())
+}
+
+// tidyRegularly removes what is not worth its room any longer.
+func (d *Driver) tidyRegularly() {
+	ticker := time.NewTicker(tidyEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			d.tidy()
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+// tidy removes snapshots that are not worth their room, or for which there is
+// none, and forgets functions that are hardly invoked.
+func (d *Driver) tidy() {
+	now, p := time.Now(), d.cfg.Policy
+	var kept []Kept
+	byName := make(map[string]*revision)
+	d.mu.Lock()
+	for name, r := range d.revisions {
+		r.mu.Lock()
+		load := r.load(now, p)
+		switch {
+		case r.kind != None:
+			kept = append(kept, Kept{Name: name, Load: load, Worthless: r.retired})
+			byName[name] = r
+		case load.PerDay < forgetPerDay && !load.New && !r.recording:
+			delete(d.revisions, name)
+		}
+		r.mu.Unlock()
+	}
+	d.mu.Unlock()
+	for _, name := range p.Evict(kept, 0) {
+		r := byName[name]
+		d.log.Info("a snapshot is not worth its room any longer", "function", r.function)
+		d.removeSnapshot(r)
+	}
+}
+
+// unrestorable acts on a failure to restore a snapshot.
+func (d *Driver) unrestorable(ctx context.Context, r *revision, err error) {
+	switch {
+	case errors.Is(err, faasnap.ErrNotFound) || ctx.Err() != nil:
+		return // one takes its place just now
+	case errors.Is(err, snapshot.ErrDamaged), errors.Is(err, snapshot.ErrVersion):
+	default:
+		r.mu.Lock()
+		r.unrestored++
+		often := r.unrestored >= maxUnrestored
+		r.mu.Unlock()
+		if !often {
+			d.log.Warn("a snapshot cannot be restored; booting instead", "function", r.function, "err", err)
+			return
+		}
+	}
+	d.log.Warn("a snapshot cannot be restored, and is removed", "function", r.function, "err", err)
+	d.removeSnapshot(r)
+}
+
+// diskBytes returns how much room a snapshot's files have: guest memory is
+// sparse.
+func diskBytes(s *snapshot.Snapshot) int64 {
+	var total int64
+	for _, f := range s.Meta().Files {
+		info, err := os.Stat(s.Path(f.Name))
+		if err != nil {
+			continue // it is being removed
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+			total += stat.Blocks * 512
+		} else {
+			total += info.Size()
+		}
+	}
+	return total
+}
