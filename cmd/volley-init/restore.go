@@ -79,6 +79,7 @@ func (s *session) restored(body []byte) error {
 	if err != nil {
 		return err
 	}
+	s.clockSet = true
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.instance = to.ID

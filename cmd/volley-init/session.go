@@ -16,6 +16,10 @@ import (
 // then knows whether the sandbox can go on.
 const heldBack = 100 * time.Millisecond
 
+// heldBackEmulated is the same in a virtual machine, whose processor may be
+// emulated: there, a runtime takes long to end.
+const heldBackEmulated = time.Second
+
 // session is the life of one function: the events it gets and what it says.
 type session struct {
 	boot frame.Boot
@@ -23,6 +27,9 @@ type session struct {
 	logs *logs
 	// restorer is set in a virtual machine.
 	restorer *restorer
+	// clockSet says that the machine's clock is the host's; one that was booted
+	// starts with one that is up to a second behind.
+	clockSet bool
 
 	// events has the event that waits for the function to ask for it.
 	events chan *invocation
@@ -95,6 +102,11 @@ func (s *session) listen(dec *frame.Decoder) {
 			}
 			ev.ClientContext = dec.Keep(ev.ClientContext)
 			ev.Payload = dec.Keep(ev.Payload)
+			if s.restorer != nil && !s.clockSet {
+				s.clockSet = true
+				// As much as is known about the time: what cannot be set stays.
+				_ = sys.SetClock(time.UnixMicro(ev.Deadline - ev.Budget))
+			}
 			s.arrive(&invocation{Event: ev})
 		case frame.TypeRestore:
 			if err := s.restored(body); err != nil {
@@ -248,7 +260,11 @@ func (s *session) fail(inv *invocation, kind string, payload []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = &frame.Reply{ID: inv.ID, Kind: kind, Payload: payload}
-	s.heldTimer = time.AfterFunc(heldBack, func() { s.release(false) })
+	wait := heldBack
+	if s.restorer != nil {
+		wait = heldBackEmulated
+	}
+	s.heldTimer = time.AfterFunc(wait, func() { s.release(false) })
 	return true
 }
 
