@@ -53,7 +53,7 @@ func newDriver(t *testing.T, s *faasnap.Service, policy microvm.Policy) *microvm
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	d, err := microvm.New(microvm.Config{
-		Service: s, Unpacker: sandboxtest.DirUnpacker{}, Policy: policy, Log: log,
+		Service: s, Unpacker: sandboxtest.DirUnpacker{}, Policy: policy, InitTimeout: initTimeout, Log: log,
 		Observe: func(m faasnap.Mode, times faasnap.Times) { log.Info("started", "mode", m, "took", times.Start) },
 	})
 	if err != nil {
@@ -131,6 +131,23 @@ func create(t *testing.T, d *microvm.Driver, id string, f *function.Function) sa
 	return box
 }
 
+// awaitSnapshots waits until there are so many.
+func awaitSnapshots(t *testing.T, s *faasnap.Service, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		names, err := s.Snapshots()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(names) == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d snapshots: want %d", len(names), n)
+		}
+	}
+}
+
 // A function boots once, is recorded after its first invocation, and comes from
 // its snapshot from then on.
 func TestMachinesServeAFunction(t *testing.T) {
@@ -141,16 +158,7 @@ func TestMachinesServeAFunction(t *testing.T) {
 	if a, _ := invoke(t, first, "{}"); a.Restored != 0 || a.UID != guest.FunctionID || a.Env != "hello" {
 		t.Errorf("the machine that was booted answers %+v", a)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		if names, err := s.Snapshots(); err != nil {
-			t.Fatal(err)
-		} else if len(names) == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("no snapshot was taken")
-		}
-	}
+	awaitSnapshots(t, s, 1)
 	// The one that serves was not held up, and goes on.
 	if a, _ := invoke(t, first, "{}"); a.Restored != 0 {
 		t.Errorf("the machine that was booted answers %+v", a)

@@ -59,7 +59,7 @@ func (s *suite) testBurst(t *testing.T) {
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), createTime)
+			ctx, cancel := context.WithTimeout(context.Background(), s.patient(createTime))
 			defer cancel()
 			box, err := s.driver.Create(ctx, sandbox.Spec{ID: newID(), Function: s.function()})
 			if err != nil {
@@ -191,7 +191,7 @@ func (s *suite) testPause(t *testing.T) {
 		select {
 		case resp := <-done:
 			wantAnswer(t, resp, 1)
-		case <-time.After(10 * time.Second):
+		case <-time.After(s.patient(10 * time.Second)):
 			t.Fatal("a resumed sandbox does not answer")
 		}
 	}
@@ -204,7 +204,7 @@ func (s *suite) testClosePaused(t *testing.T) {
 	}
 	start := time.Now()
 	closeBox(t, box)
-	if took := time.Since(start); took > 8*time.Second {
+	if took := time.Since(start); took > s.patient(8*time.Second) {
 		t.Errorf("it took %v", took)
 	}
 }

@@ -7,6 +7,7 @@ package sandboxtest
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -46,10 +47,23 @@ type Options struct {
 	InitTimeout time.Duration
 	// Slow leaves out tests that take long where system calls are slow.
 	Slow bool
+	// Patience is how many times as long as usual everything may take; 0 is 1.
+	Patience int
+	// SharedRevisions gives functions that are the same the same revision, for
+	// drivers that keep something of a revision.
+	SharedRevisions bool
+	// Restored: sandboxes may come from snapshots, whose first invocation tells
+	// of no initialisation.
+	Restored bool
 }
 
-// createTime bounds the start of one sandbox in a test.
+// createTime bounds the start of one sandbox in a test, for the patient.
 const createTime = time.Minute
+
+// patient returns how long something may take that usually takes up to d.
+func (s *suite) patient(d time.Duration) time.Duration {
+	return d * time.Duration(max(s.opts.Patience, 1))
+}
 
 // DirUnpacker is a sandbox.Unpacker for tests: a function's Code.Object is the
 // path of the directory with its code.
@@ -108,7 +122,12 @@ func openDir(t testing.TB) string {
 // Run tests the drivers that newDriver makes. A driver is closed by the suite;
 // all else that newDriver makes, it removes with t.Cleanup.
 func Run(t *testing.T, newDriver func(t *testing.T) sandbox.Driver, opts Options) {
-	s := &suite{opts: opts, newDriver: newDriver, behave: BuildBehave(t)}
+	RunBehave(t, BuildBehave(t), newDriver, opts)
+}
+
+// RunBehave is Run with what BuildBehave has returned.
+func RunBehave(t *testing.T, behave string, newDriver func(t *testing.T) sandbox.Driver, opts Options) {
+	s := &suite{opts: opts, newDriver: newDriver, behave: behave}
 	s.driver = newDriver(t)
 	t.Cleanup(func() {
 		if err := s.driver.Close(); err != nil {
@@ -158,7 +177,22 @@ func (s *suite) function(changes ...func(*function.Function)) *function.Function
 	for _, change := range changes {
 		change(f)
 	}
+	if s.opts.SharedRevisions {
+		f.Revision = ""
+		text, err := json.Marshal(f)
+		if err != nil {
+			panic(err) // there is nothing in it that cannot be encoded
+		}
+		f.Revision = fmt.Sprintf("%x", sha256.Sum256(text))[:32]
+	}
 	return f
+}
+
+// Function returns the function that most tests use, for drivers that are to know
+// it beforehand; behave is what BuildBehave has returned.
+func Function(behave string, opts Options) *function.Function {
+	s := &suite{opts: opts, behave: behave}
+	return s.function()
 }
 
 // mode sets how the function behaves before its first event.
@@ -241,7 +275,7 @@ func (s *suite) createLogging(t *testing.T, f *function.Function, log *collector
 
 func (s *suite) tryCreate(t *testing.T, d sandbox.Driver, f *function.Function, log *collector) (sandbox.Sandbox, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), createTime)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patient(createTime))
 	defer cancel()
 	spec := sandbox.Spec{ID: newID(), Function: f}
 	if log != nil {
@@ -353,7 +387,7 @@ func wait(t *testing.T, c <-chan struct{}, what string) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("waited in vain for %s", what)
 	}
 }

@@ -1,0 +1,44 @@
+package microvm_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/sandbox"
+	"github.com/volley-run/volley/sandbox/microvm"
+	"github.com/volley-run/volley/sandbox/sandboxtest"
+)
+
+const (
+	// usualInvocations is how many invocations a day make a function worth a
+	// snapshot here: no test has so many. Recording takes as long as some tests.
+	usualInvocations = 50
+	initTimeout      = 10 * time.Second
+)
+
+// TestMachinesConform runs the suite of all drivers. Emulated guests take seconds
+// to boot, so the function that most tests use has a snapshot beforehand.
+func TestMachinesConform(t *testing.T) {
+	opts := sandboxtest.Options{
+		Memory: true, Tmp: true, ReadOnlyRoot: true, UID: guest.FunctionID, NoNetwork: true, OwnProcesses: true,
+		InitTimeout: initTimeout, Slow: true, Patience: 10, SharedRevisions: true, Restored: true,
+	}
+	s := newService(t, t.TempDir())
+	policy := microvm.DefaultPolicy()
+	policy.Trial, policy.FaaSnapPerDay, policy.PlainPerDay = 0, usualInvocations, usualInvocations
+	behave := sandboxtest.BuildBehave(t)
+	d := newDriver(t, s, policy)
+	box := create(t, d, "usual", sandboxtest.Function(behave, opts))
+	for range 2 * usualInvocations {
+		resp, err := box.Invoke(t.Context(), sandbox.Request{ID: "id", Payload: []byte(`{"do": "echo"}`), Deadline: time.Now().Add(time.Minute)})
+		if err != nil || resp.FunctionError != "" {
+			t.Fatalf("response %+v, error %v", resp, err)
+		}
+	}
+	awaitSnapshots(t, s, 1)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sandboxtest.RunBehave(t, behave, func(t *testing.T) sandbox.Driver { return newDriver(t, s, policy) }, opts)
+}
