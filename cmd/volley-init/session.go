@@ -43,6 +43,9 @@ type session struct {
 	// timer ends the initialisation, and later the current invocation.
 	timer   *time.Timer
 	current *invocation
+	// reporting counts ends of invocations that are not reported yet, nor held:
+	// the end of the function comes after them.
+	reporting sync.WaitGroup
 	// held is an error that is not reported yet; heldTimer reports it.
 	held      *frame.Reply
 	heldTimer *time.Timer
@@ -246,6 +249,7 @@ func (s *session) answer(inv *invocation, contentType string, payload []byte) bo
 	if !s.complete(inv) {
 		return false
 	}
+	defer s.reporting.Done()
 	s.logs.finish()
 	s.report(frame.TypeResponse, &frame.Reply{ID: inv.ID, Kind: contentType, Payload: payload})
 	return true
@@ -256,6 +260,7 @@ func (s *session) fail(inv *invocation, kind string, payload []byte) bool {
 	if !s.complete(inv) {
 		return false
 	}
+	defer s.reporting.Done()
 	s.logs.finish()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,12 +310,14 @@ func (s *session) piece(inv *invocation, p []byte) {
 // empty.
 func (s *session) endStream(inv *invocation, kind string, payload []byte) {
 	if s.complete(inv) {
+		defer s.reporting.Done()
 		s.logs.finish()
 		s.report(frame.TypeStreamEnd, &frame.Reply{ID: inv.ID, Kind: kind, Payload: payload})
 	}
 }
 
-// complete ends inv, unless something else has.
+// complete ends inv, unless something else has. The caller reports that, and
+// tells reporting.
 func (s *session) complete(inv *invocation) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,6 +326,7 @@ func (s *session) complete(inv *invocation) bool {
 	}
 	s.timer.Stop()
 	s.current = nil
+	s.reporting.Add(1) // before the end, which waits
 	return true
 }
 
@@ -380,6 +388,7 @@ func (s *session) finish(f *functionProcess) error {
 	// function alive.
 	go func() { gone <- f.killAll(s.boot.Grace) }()
 	s.logs.finish()
+	s.reporting.Wait()
 	s.release(true)
 	// A host that is gone is a reason to end, and no fault.
 	_ = s.enc.JSON(frame.TypeExited, e)
