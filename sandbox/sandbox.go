@@ -14,7 +14,7 @@ import (
 
 // Driver makes sandboxes of one kind. Its methods may be called concurrently.
 type Driver interface {
-	// Name is the driver's name on the command line: "process", "runc", "runsc".
+	// Name is the driver's name on the command line: "process", "runc", "runsc", "microvm".
 	Name() string
 	// Isolation says in one sentence what it isolates, and what not.
 	Isolation() string

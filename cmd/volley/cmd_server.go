@@ -43,6 +43,7 @@ objects and asynchronous invocations for the next start.
 Exit statuses: 0 after Ctrl-C, 1 it cannot run, 2 wrong usage.`,
 		Example: `  volley server
   volley server --memory 8GB --driver runsc
+  volley server --driver microvm --snapshots 20GB
   volley server --listen 0.0.0.0:9400 --tls-cert cert.pem --tls-key key.pem --nats-listen 10.0.0.1:4222`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

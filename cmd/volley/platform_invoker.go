@@ -240,14 +240,16 @@ func newInvokerCommand() *cobra.Command {
 		Short: "Run functions for a controller",
 		Long: `Run functions on this machine for the controllers on a NATS server.
 
-Functions run in containers of runc (or of gVisor's runsc): see docs/functions.md
-for what that isolates. After a crash the next start removes what was left.
+Functions run in containers of runc (or of gVisor's runsc), or in virtual machines
+that come from snapshots (microvm, which needs QEMU; see docs/operations.md): see
+docs/functions.md for what that isolates. After a crash the next start removes what was left.
 Ctrl-C lets running invocations end for 10 s.
 
 Exit statuses: 0 after Ctrl-C, 1 it cannot run, 2 wrong usage, 6 no NATS server
 answers.`,
 		Example: `  volley invoker --join nats://127.0.0.1:4222
   volley invoker --join nats://10.0.0.1:4222 --token-file nats-token --memory 20GB --driver runsc
+  volley invoker --join nats://127.0.0.1:4222 --driver microvm --snapshots 20GB
   volley invoker --join nats://127.0.0.1:4222 --name stub-1 --stub --memory 20GB`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

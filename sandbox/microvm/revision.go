@@ -17,8 +17,10 @@ import (
 	"github.com/volley-run/volley/sandbox/agent"
 )
 
-// guestMarginBytes is what a guest has beside the function's memory: its kernel,
-// volley-init and the file system's caches take 60 to 80 MiB; see docs/vmm.md.
+// guestMarginBytes is what a guest has beside the function's memory. Of 256 MiB,
+// 182 are available when Python runs a function: the kernel with its tables,
+// volley-init and the interpreter have 74. The rest is for caches of files and
+// what the kernel keeps in reserve.
 const guestMarginBytes = 128 << 20
 
 // hugePageBytes is what guest memory is a multiple of.
