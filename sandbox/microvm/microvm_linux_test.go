@@ -229,11 +229,62 @@ func TestMachinesServeAFunction(t *testing.T) {
 	}
 }
 
+// A function that is not invoked often enough for a recorded working set has a
+// plain snapshot, also for the driver of the next process; one that is hardly
+// invoked has none.
+func TestThePolicyDecidesWhatIsKept(t *testing.T) {
+	s := newService(t, t.TempDir())
+	f := pythonIn(t)
+	policy := microvm.DefaultPolicy()
+	policy.Trial, policy.FaaSnapPerDay = 0, 1000
+	d := newDriver(t, s, policy)
+	first := create(t, d, "first", f)
+	invoke(t, first, "{}")
+	awaitSnapshots(t, s, 1)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = newDriver(t, s, policy)
+	second := create(t, d, "second", f)
+	if a, _ := invoke(t, second, "{}"); a.Restored != 1 {
+		t.Errorf("the machine of the next driver answers %+v", a)
+	}
+	if vms := s.VMs(); len(vms) != 1 || vms[0].Info().Mode != faasnap.Full {
+		t.Errorf("machines %+v; want one of a plain snapshot", vms)
+	}
+	if _, err := d.Create(t.Context(), sandbox.Spec{ID: "second", Function: f}); err == nil {
+		t.Error("two sandboxes have the same id")
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Nothing fits.
+	policy.MaxBytes = 1
+	d = newDriver(t, s, policy)
+	d.Tidy()
+	if names, err := s.Snapshots(); err != nil || len(names) != 0 {
+		t.Errorf("snapshots %v, error %v; want none in one byte", names, err)
+	}
+}
+
 func TestWhatAMachineCannotDoIsRefused(t *testing.T) {
 	d := newDriver(t, newService(t, t.TempDir()), microvm.DefaultPolicy())
-	f := pythonIn(t)
-	f.Network = function.NetworkHost
-	if _, err := d.Create(t.Context(), sandbox.Spec{ID: "host", Function: f}); err == nil || !strings.Contains(err.Error(), "network") {
-		t.Errorf("error %v; want one about the network", err)
+	for name, tc := range map[string]struct {
+		change func(*function.Function)
+		want   function.ErrorCode
+		text   string
+	}{
+		"the host's network": {func(f *function.Function) { f.Network = function.NetworkHost }, function.InvalidParameter, "does not share the host's network"},
+		"a job's network":    {func(f *function.Function) { f.Network = function.JobNetwork("jobs") }, function.InvalidParameter, "no job networks"},
+		"an image":           {func(f *function.Function) { f.PackageType = function.Image }, function.InvalidImage, "images are not enabled"},
+	} {
+		f := pythonIn(t)
+		tc.change(f)
+		if _, err := d.Create(t.Context(), sandbox.Spec{ID: "x", Function: f}); function.CodeOf(err) != tc.want || !strings.Contains(err.Error(), tc.text) {
+			t.Errorf("%s: error %v; want one of %q", name, err, tc.text)
+		}
+	}
+	if _, err := d.Create(t.Context(), sandbox.Spec{ID: "../x", Function: pythonIn(t)}); err == nil {
+		t.Error("an id that is a path is taken")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,8 @@ type Options struct {
 	// Restored: sandboxes may come from snapshots, whose first invocation tells
 	// of no initialisation.
 	Restored bool
+	// Groups are the groups of tests that are run, such as "life"; nil is all.
+	Groups []string
 }
 
 // createTime bounds the start of one sandbox in a test, for the patient.
@@ -146,6 +149,9 @@ func RunBehave(t *testing.T, behave string, newDriver func(t *testing.T) sandbox
 		{"languages", s.languageTests()},
 		{"limits", s.limitTests()},
 	} {
+		if opts.Groups != nil && !slices.Contains(opts.Groups, group.name) {
+			continue
+		}
 		t.Run(group.name, func(t *testing.T) {
 			for _, tt := range group.tests {
 				t.Run(tt.name, tt.run)
