@@ -230,7 +230,7 @@ func prepareRoot() error {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return fmt.Errorf("prepare root: %w", err)
 	}
-	for name, value := range quietSettings() {
+	for name, value := range kernelSettings() {
 		// A kernel without the setting has nothing to be quiet about.
 		if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("prepare root: %w", err)
@@ -242,12 +242,15 @@ func prepareRoot() error {
 	return sys.LoopbackUp()
 }
 
-// quietSettings keep the kernel from work that nobody asked for, and which is in
-// the way of the first invocation after a restore.
-func quietSettings() map[string]string {
+// kernelSettings keep the kernel from work that nobody asked for, and which is in
+// the way of the first invocation after a restore. Memory is given out until
+// there is none, and whoever uses too much is ended, as in a container, whose
+// host has plenty: by default more than the machine has is refused at once.
+func kernelSettings() map[string]string {
 	return map[string]string{
 		"vm/compaction_proactiveness":  "0",
 		"vm/stat_interval":             "3600",
 		"vm/dirty_writeback_centisecs": "0",
+		"vm/overcommit_memory":         "1",
 	}
 }
