@@ -6,7 +6,6 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/internal/tail"
 	"github.com/volley-run/volley/sandbox"
 	"github.com/volley-run/volley/sandbox/agent"
 	"github.com/volley-run/volley/sandbox/agent/frame"
@@ -269,7 +269,7 @@ func (b *box) startInit() (agent.Conn, error) {
 	if err != nil {
 		return agent.Conn{}, err
 	}
-	troubles := &tail{}
+	troubles := &tail.Buffer{}
 	cmd := exec.Command(b.driver.cfg.Init)
 	cmd.Env = []string{}
 	cmd.Dir = b.dir
@@ -394,29 +394,4 @@ func removeAll(dir string) error {
 		return err
 	})
 	return errors.Join(walkErr, os.RemoveAll(dir))
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-const tailBytes = 4 << 10
-
-// Write implements io.Writer.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if len(t.b) > tailBytes {
-		t.b = append(t.b[:0], t.b[len(t.b)-tailBytes:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(bytes.TrimSpace(t.b))
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/internal/tail"
 )
 
 const (
@@ -67,7 +68,7 @@ func (d *Driver) Version(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("firecracker needs a working /dev/kvm: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, binary, "--version")
-	var stderr tail
+	var stderr tail.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if ctx.Err() != nil {

@@ -1,18 +1,17 @@
 package firecracker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/internal/tail"
 )
 
 // The names of what is in a VM's directory, which Firecracker runs in. State
@@ -26,7 +25,7 @@ const (
 // process is a Firecracker.
 type process struct {
 	cmd     *exec.Cmd
-	stderr  tail
+	stderr  tail.Buffer
 	done    chan struct{}
 	err     error // set before done is closed
 	closing atomic.Bool
@@ -160,29 +159,4 @@ func (w *patient) Write(p []byte) (int, error) {
 		w.failed = err != nil
 	}
 	return len(p), nil
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-const tailBytes = 4 << 10
-
-// Write implements io.Writer.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if len(t.b) > tailBytes {
-		t.b = append(t.b[:0], t.b[len(t.b)-tailBytes:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(bytes.TrimSpace(t.b))
 }

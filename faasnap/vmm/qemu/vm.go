@@ -13,6 +13,7 @@ import (
 
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/internal/tail"
 )
 
 // vm is a QEMU process.
@@ -24,7 +25,7 @@ type vm struct {
 	// memory is the file that guest memory is shared with; empty if it is not.
 	memory string
 
-	stderr  tail
+	stderr  tail.Buffer
 	console sync.WaitGroup
 	// done is closed when the process has ended; err is fixed then.
 	done chan struct{}
