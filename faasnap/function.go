@@ -14,6 +14,7 @@ import (
 	"github.com/volley-run/volley/faasnap/guest"
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox/agent"
 )
 
@@ -66,31 +67,10 @@ func (s *Service) AddFunctionAs(name string, f *Function) error {
 	if err != nil {
 		return fmt.Errorf("add function %s: %w", f.Name, err)
 	}
-	if err := writeFile(s.functionPath(name), text); err != nil {
+	if err := sys.ReplaceFile(s.functionPath(name), text, 0o600); err != nil {
 		return fmt.Errorf("add function %s: %w", f.Name, err)
 	}
 	return nil
-}
-
-// writeFile writes a file that is there whole or not at all.
-func writeFile(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 func (s *Service) functionPath(name string) string {

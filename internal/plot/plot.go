@@ -11,8 +11,6 @@ import (
 	"image/color"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
 
 	stdfont "golang.org/x/image/font"
 	"gonum.org/v1/plot"
@@ -22,6 +20,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // Figure is what all charts have.
@@ -148,7 +148,7 @@ func saveDrawing(path string, height vg.Length, drawOn func(draw.Canvas)) error 
 		// Browsers without this font would fall back to one with serifs.
 		data := bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans;"),
 			[]byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
-		if err := writeFile(path+file.ext, data); err != nil {
+		if err := sys.ReplaceFile(path+file.ext, data, 0o644); err != nil {
 			return fmt.Errorf("save figure: %w", err)
 		}
 	}
@@ -166,28 +166,4 @@ func paint(c draw.Canvas, p *plot.Plot, legend *plot.Legend) {
 		c = draw.Crop(c, 0, -room-margin, 0, 0)
 	}
 	p.Draw(c)
-}
-
-// writeFile writes a file whole or not at all.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	if chmodErr := f.Chmod(0o644); err == nil {
-		err = chmodErr
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

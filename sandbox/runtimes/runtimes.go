@@ -4,10 +4,13 @@
 package runtimes
 
 import (
+	"bytes"
 	_ "embed"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // The names of the clients, in /var/runtime.
@@ -30,35 +33,13 @@ func Write(dir string) error {
 		return fmt.Errorf("write runtime clients: %w", err)
 	}
 	for name, content := range map[string][]byte{PythonFile: python, NodeFile: node} {
-		if err := writeFile(filepath.Join(dir, name), content); err != nil {
+		path := filepath.Join(dir, name)
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+			continue
+		}
+		if err := sys.ReplaceFile(path, content, 0o644); err != nil {
 			return fmt.Errorf("write runtime clients: %w", err)
 		}
 	}
 	return nil
-}
-
-func writeFile(path string, content []byte) (err error) {
-	if old, err := os.ReadFile(path); err == nil && string(old) == string(content) {
-		return nil
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
 }

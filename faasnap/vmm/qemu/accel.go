@@ -39,7 +39,7 @@ func (d *Driver) detectAccel(ctx context.Context, version string) string {
 	}
 	accel := d.probeAccel(ctx)
 	if ctx.Err() == nil {
-		_ = writeFile(path, key+accel)
+		_ = sys.ReplaceFile(path, []byte(key+accel), 0o600)
 	}
 	return accel
 }
@@ -52,20 +52,6 @@ func (d *Driver) accelKey(version string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%s %s %s %d %d:%d ", strings.TrimSpace(string(boot)), version, d.cfg.Binary, os.Geteuid(), d.cfg.UID, d.cfg.GID), nil
-}
-
-// writeFile replaces a file at once.
-func writeFile(path, text string) error {
-	draft, err := os.CreateTemp(filepath.Dir(path), ".qemu-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(draft.Name())
-	_, err = draft.WriteString(text)
-	if err := errors.Join(err, draft.Close()); err != nil {
-		return err
-	}
-	return os.Rename(draft.Name(), path)
 }
 
 // probeROM is firmware of 64 KiB that counts 100 million down and then writes to
