@@ -10,6 +10,7 @@ import (
 	"os/exec"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 )
 
 // The header of a bzImage, from the boot protocol of Linux on x86 (2.08).
@@ -111,64 +112,14 @@ func decompressLZ4(b []byte, size int) ([]byte, error) {
 		if n > int64(len(b))-4 {
 			return nil, fmt.Errorf("%w: an LZ4 block of %d bytes in %d", errKernelFormat, n, len(b)-4)
 		}
-		var err error
-		if out, err = appendLZ4(out, b[4:4+n], size); err != nil {
-			return nil, err
+		unpacked, err := lz4.UncompressBlock(b[4:4+n], out[len(out):size])
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errKernelFormat, err)
 		}
-		b = b[4+n:]
+		out, b = out[:len(out)+unpacked], b[4+n:]
 	}
 	if len(out) != size {
 		return nil, fmt.Errorf("%w: its payload unpacks to %d bytes, not %d", errKernelFormat, len(out), size)
-	}
-	return out, nil
-}
-
-// appendLZ4 appends what a block unpacks to. out gets no longer than limit.
-func appendLZ4(out, b []byte, limit int) ([]byte, error) {
-	bad := fmt.Errorf("%w: malformed LZ4 block", errKernelFormat)
-	base := len(out) // copies do not reach into the block before
-	// more reads the rest of a length whose four bits are all set.
-	more := func(n int) (int, bool) {
-		if n != 15 {
-			return n, true
-		}
-		for len(b) > 0 && n < limit {
-			c := b[0]
-			b = b[1:]
-			n += int(c)
-			if c != 255 {
-				return n, true
-			}
-		}
-		return 0, false
-	}
-	for len(b) > 0 {
-		token := b[0]
-		b = b[1:]
-		n, ok := more(int(token >> 4))
-		if !ok || n > len(b) || n > limit-len(out) {
-			return nil, bad
-		}
-		out = append(out, b[:n]...)
-		b = b[n:]
-		if len(b) == 0 {
-			return out, nil // the last sequence has no copy
-		}
-		if len(b) < 2 {
-			return nil, bad
-		}
-		offset := int(binary.LittleEndian.Uint16(b))
-		b = b[2:]
-		n, ok = more(int(token & 15))
-		if n += 4; !ok || offset == 0 || offset > len(out)-base || n > limit-len(out) {
-			return nil, bad
-		}
-		// A copy may overlap what it makes.
-		for from := len(out) - offset; n > 0; {
-			m := min(n, len(out)-from)
-			out = append(out, out[from:from+m]...)
-			from, n = from+m, n-m
-		}
 	}
 	return out, nil
 }
