@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/volley-run/volley/faasnap/snapshot"
@@ -28,14 +29,7 @@ func FunctionOf(s *snapshot.Snapshot) string { return s.Meta().Labels[labelFunct
 
 // HasFaults reports whether a snapshot has what the modes REAP, Concurrent and
 // Groups need.
-func HasFaults(s *snapshot.Snapshot) bool {
-	for _, f := range s.Meta().Files {
-		if f.Name == faultsFile {
-			return true
-		}
-	}
-	return false
-}
+func HasFaults(s *snapshot.Snapshot) bool { return slices.Contains(s.Files(), faultsFile) }
 
 // Garbage is a snapshot that nothing can use.
 type Garbage struct {

@@ -122,7 +122,7 @@ func (s *Service) learn(ctx context.Context, name string, inputs [][]byte) ([]pa
 	}
 	var accuracy []pages.Accuracy
 	for _, input := range inputs {
-		w, err := s.recordResident(ctx, src, input, RecordOptions{})
+		w, err := s.recordResident(ctx, src, input, StartOptions{})
 		if err != nil {
 			return nil, err
 		}

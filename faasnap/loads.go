@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -238,19 +239,10 @@ func (v *VM) ranges(src *source) ([]pages.Range, error) {
 			return nil, err
 		}
 	}
-	var ranges []pages.Range
 	if v.mode == Concurrent {
-		all := pages.NewSet(working.Pages)
-		for _, g := range working.Groups {
-			for _, r := range g {
-				all.AddRange(r)
-			}
-		}
-		for r := range all.Ranges() {
-			ranges = append(ranges, r)
-		}
-		return ranges, nil
+		return slices.Collect(working.Set().Ranges()), nil
 	}
+	var ranges []pages.Range
 	for _, g := range working.Groups {
 		ranges = append(ranges, g...)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -34,6 +35,8 @@ type RecordOptions struct {
 	// Inputs are the events that the function is warmed up with and recorded
 	// at, one after the other. None is one empty object.
 	Inputs [][]byte
+	// Plain leaves recording out: the snapshot has no working set.
+	Plain bool
 	// Faults also records what the modes REAP, Concurrent and Groups need.
 	Faults bool
 	// Replace allows a snapshot of that name to be there: the new one takes its
@@ -99,11 +102,14 @@ func (s *Service) record(ctx context.Context, f *Function, o RecordOptions) (*sn
 		if err := v.Close(); err != nil {
 			return c, err
 		}
+		if o.Plain {
+			return c, nil
+		}
 		src := &source{name: o.Name, dir: d.Path(""), function: f, mac: c.Labels[labelMAC]}
 		var runs []Run
 		for i, input := range o.Inputs {
 			o.Progress(fmt.Sprintf("record input %d of %d", i+1, len(o.Inputs)))
-			w, err := s.recordResident(ctx, src, input, o)
+			w, err := s.recordResident(ctx, src, input, o.StartOptions)
 			if err != nil {
 				return c, err
 			}
@@ -128,18 +134,14 @@ func (s *Service) write(ctx context.Context, name string, replace bool, fill fun
 	if err := checkName("snapshot", name); err != nil {
 		return nil, err
 	}
-	path := s.snapshotPath(name)
-	_, statErr := os.Stat(path)
-	there := statErr == nil
-	if there && !replace {
+	begin := snapshot.Begin
+	if replace {
+		begin = snapshot.BeginReplacement
+	}
+	d, err := begin(s.snapshotPath(name))
+	if errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("snapshot %s: %w", name, ErrExists)
 	}
-	target := path
-	if there {
-		// It takes the other's place when it is complete.
-		target = path + "." + uuid.NewString()
-	}
-	d, err := snapshot.Begin(target)
 	if err != nil {
 		return nil, err
 	}
@@ -148,18 +150,8 @@ func (s *Service) write(ctx context.Context, name string, replace bool, fill fun
 	if err != nil {
 		return nil, err
 	}
-	snap, err := d.Commit(ctx, c)
-	if err != nil || !there {
-		return snap, err
-	}
-	s.forget(name)
-	if err := os.RemoveAll(path); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(target))
-	}
-	if err := os.Rename(target, path); err != nil {
-		return nil, err
-	}
-	return snapshot.Open(path)
+	defer s.forget(name) // what is known is of the one that was replaced
+	return d.Commit(ctx, c)
 }
 
 // warmUp runs one invocation before the machine is written down.
@@ -253,7 +245,7 @@ const rssInterval = time.Millisecond
 // read-ahead: what the device happens to be set to, which may be megabytes, does
 // not make working sets. The planner's merge gap does what read-ahead is good
 // for here.
-func (s *Service) recordResident(ctx context.Context, src *source, input []byte, o RecordOptions) (w pages.WorkingSet, err error) {
+func (s *Service) recordResident(ctx context.Context, src *source, input []byte, o StartOptions) (w pages.WorkingSet, err error) {
 	memory, err := os.Open(src.path(snapshot.MemoryFile))
 	if err != nil {
 		return w, err
@@ -267,7 +259,7 @@ func (s *Service) recordResident(ctx context.Context, src *source, input []byte,
 		return w, err
 	}
 	defer func() { err = errors.Join(err, rec.Close()) }()
-	v, err := s.restore(ctx, src, Full, RestoreOptions{StartOptions: o.StartOptions, Paused: true, noReadAhead: true}, time.Now())
+	v, err := s.restore(ctx, src, Full, RestoreOptions{StartOptions: o, Paused: true, noReadAhead: true}, time.Now())
 	if err != nil {
 		return w, err
 	}
@@ -329,16 +321,14 @@ func (s *Service) recordFaults(ctx context.Context, src *source, d *snapshot.Dra
 	return errors.Join(mem.Gather(loading, plan, memory), loading.Close())
 }
 
-// faultRecorder makes groups of faults in the order in which they come.
+// faultRecorder makes groups of faults in the order in which they come. add is
+// the handler's; all else comes when that has ended.
 type faultRecorder struct {
-	mu    sync.Mutex
 	order []int
 	seen  pages.Set
 }
 
 func (r *faultRecorder) add(page int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if !r.seen.Has(page) {
 		r.seen.Add(page)
 		r.order = append(r.order, page)
@@ -346,8 +336,6 @@ func (r *faultRecorder) add(page int) {
 }
 
 func (r *faultRecorder) workingSet() pages.WorkingSet {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	w := pages.WorkingSet{Pages: r.seen.Pages()}
 	seen := pages.NewSet(w.Pages)
 	for at := 0; at < len(r.order); at += pages.GroupPages {

@@ -210,8 +210,9 @@ func (s *Service) source(ctx context.Context, name string) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if want, got := snap.Meta().Labels[labelVMM], ""; want != "" {
-		if got, err = s.Version(ctx); err != nil {
+	if want := snap.Meta().Labels[labelVMM]; want != "" {
+		got, err := s.Version(ctx)
+		if err != nil {
 			return nil, err
 		}
 		if got != want {
@@ -243,10 +244,7 @@ func (s *Service) Snapshot(ctx context.Context, name string) (*snapshot.Snapshot
 			return snap, nil
 		}
 	}
-	snap, err := snapshot.Open(s.snapshotPath(name))
-	if errors.Is(err, snapshot.ErrNone) {
-		return nil, fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
-	}
+	snap, err := s.Inspect(name)
 	if err == nil {
 		err = snap.Verify(ctx)
 	}
@@ -292,12 +290,8 @@ func (s *Service) RemoveSnapshot(name string) error {
 		return err
 	}
 	s.forget(name)
-	// Under a name that no snapshot has, it is swept if this is cut short.
 	if _, err := os.Stat(s.snapshotPath(name)); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
 	}
-	if err := os.RemoveAll(s.snapshotPath(name)); err != nil {
-		return fmt.Errorf("remove snapshot %s: %w", name, err)
-	}
-	return nil
+	return snapshot.Remove(s.snapshotPath(name))
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/mem"
@@ -27,13 +26,7 @@ func snapshotOf(name string, s *snapshot.Snapshot) Snapshot {
 	p.ColdPages, p.ColdRegions = plan.Count(pages.Memory)
 	p.LoadingPages, p.LoadingRegions = plan.Count(pages.Loading)
 	for _, f := range meta.Files {
-		file := SnapshotFile{Name: f.Name, SizeBytes: f.SizeBytes}
-		if info, err := os.Stat(s.Path(f.Name)); err == nil {
-			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-				file.DiskBytes = stat.Blocks * 512
-			}
-		}
-		out.Files = append(out.Files, file)
+		out.Files = append(out.Files, SnapshotFile{Name: f.Name, SizeBytes: f.SizeBytes, DiskBytes: s.FileDiskBytes(f.Name)})
 	}
 	return out
 }

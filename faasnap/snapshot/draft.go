@@ -27,18 +27,34 @@ const draftMark = ".draft-"
 type Draft struct {
 	dir, final string
 	lock       io.Closer // nil once the draft has ended
+	// replaces says that there may be a snapshot, whose place this one takes.
+	replaces bool
 }
 
 // Begin makes a draft of the snapshot dir, which must not exist; the directory
 // that it will be in must. End it with Commit and Abort.
 func Begin(dir string) (*Draft, error) {
-	dir = filepath.Clean(dir)
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		if err == nil {
 			err = &fs.PathError{Op: "make", Path: dir, Err: fs.ErrExist}
 		}
 		return nil, fmt.Errorf("begin snapshot: %w", err)
 	}
+	return begin(dir)
+}
+
+// BeginReplacement is Begin for a snapshot that may exist. It stays as it is
+// until Commit, which exchanges the two at once; see sys.Exchange.
+func BeginReplacement(dir string) (*Draft, error) {
+	d, err := begin(dir)
+	if err == nil {
+		d.replaces = true
+	}
+	return d, err
+}
+
+func begin(dir string) (*Draft, error) {
+	dir = filepath.Clean(dir)
 	parent, base := filepath.Split(dir)
 	if strings.Contains(base, draftMark) {
 		return nil, fmt.Errorf("begin snapshot: %s has the name of a draft", dir)
@@ -159,11 +175,53 @@ func (d *Draft) commit(ctx context.Context, c Contents) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := os.Rename(d.dir, d.final); err != nil {
-		return err
+	return d.publish()
+}
+
+// publish makes the snapshot appear under its name, and removes the one whose
+// place it takes. If this is cut short, Sweep does.
+func (d *Draft) publish() error {
+	replaced := false
+	if d.replaces {
+		switch err := sys.Exchange(d.dir, d.final); {
+		case err == nil:
+			replaced = true
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	if !replaced {
+		if err := os.Rename(d.dir, d.final); err != nil {
+			return err
+		}
 	}
 	if err := syncDir(filepath.Dir(d.final)); err != nil {
+		if replaced {
+			return errors.Join(err, sys.Exchange(d.final, d.dir))
+		}
 		return errors.Join(err, os.Rename(d.final, d.dir))
+	}
+	if replaced {
+		_ = os.RemoveAll(d.dir) // what cannot be removed is swept
+	}
+	return nil
+}
+
+// Remove removes a snapshot: at once for whoever looks, also if the process
+// dies meanwhile; what is left of it then, Sweep removes. It is no error if there
+// is none.
+func Remove(dir string) error {
+	dir = filepath.Clean(dir)
+	aside := filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+draftMark+rand.Text())
+	err := os.Rename(dir, aside)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.RemoveAll(aside)
+	}
+	if err != nil {
+		return fmt.Errorf("remove snapshot: %w", err)
 	}
 	return nil
 }

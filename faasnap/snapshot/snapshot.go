@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/pages"
@@ -211,4 +212,27 @@ func (s *Snapshot) Files() []string {
 		}
 	}
 	return names
+}
+
+// DiskBytes returns how much room the snapshot takes on disk: guest memory is
+// sparse.
+func (s *Snapshot) DiskBytes() int64 {
+	var total int64
+	for _, f := range s.meta.Files {
+		total += s.FileDiskBytes(f.Name)
+	}
+	return total
+}
+
+// FileDiskBytes returns how much room a file of the snapshot takes on disk, or
+// 0 if it is gone.
+func (s *Snapshot) FileDiskBytes(name string) int64 {
+	info, err := os.Stat(s.Path(name))
+	if err != nil {
+		return 0
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Blocks * 512
+	}
+	return info.Size()
 }

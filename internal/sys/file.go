@@ -32,3 +32,24 @@ func ReplaceFile(path string, content []byte, perm fs.FileMode) (err error) {
 	}
 	return os.Rename(f.Name(), path)
 }
+
+// Exchange exchanges what two paths of one file system name: at once, but where
+// neither the system nor the file system can there is a moment without b. The
+// error is fs.ErrNotExist, wrapped, if one of them names nothing.
+func Exchange(a, b string) error {
+	err := exchange(a, b)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	if _, err := os.Lstat(a); err != nil {
+		return err
+	}
+	aside := a + ".exchanged"
+	if err := os.Rename(b, aside); err != nil {
+		return err
+	}
+	if err := os.Rename(a, b); err != nil {
+		return errors.Join(err, os.Rename(aside, b))
+	}
+	return os.Rename(aside, a)
+}

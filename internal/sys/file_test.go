@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,6 +32,35 @@ func TestAFileIsReplacedAsAWhole(t *testing.T) {
 	}
 	if err := ReplaceFile(filepath.Join(dir, "directory"), nil, 0o600); err == nil {
 		t.Error("a directory was replaced by a file")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("entries %v, error %v; want two", entries, err)
+	}
+}
+
+func TestTwoDirectoriesAreExchanged(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for _, d := range []string{a, b} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(d, "name"), []byte(filepath.Base(d)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Exchange(a, b); err != nil {
+		t.Fatal(err)
+	}
+	for d, want := range map[string]string{a: "b", b: "a"} {
+		if got, err := os.ReadFile(filepath.Join(d, "name")); err != nil || string(got) != want {
+			t.Errorf("%s is %q now, error %v; want %q", d, got, err, want)
+		}
+	}
+	for _, pair := range [][2]string{{a, filepath.Join(dir, "none")}, {filepath.Join(dir, "none"), b}} {
+		if err := Exchange(pair[0], pair[1]); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("error %v; want that one does not exist", err)
+		}
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
 		t.Errorf("entries %v, error %v; want two", entries, err)

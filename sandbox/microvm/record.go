@@ -3,16 +3,10 @@ package microvm
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"syscall"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/snapshot"
-	"github.com/volley-run/volley/sandbox"
 )
 
 const (
@@ -75,7 +69,7 @@ func (d *Driver) record(r *revision, choice Choice, event []byte) {
 		}
 		return
 	}
-	bytes := diskBytes(snap)
+	bytes := snap.DiskBytes()
 	r.mu.Lock()
 	r.kind, r.bytes, r.failures, r.unrestored = choice.Snapshot, bytes, 0, 0
 	retired := r.retired
@@ -106,24 +100,9 @@ func (d *Driver) take(r *revision, kind Kind, event []byte) (*snapshot.Snapshot,
 	r.mu.Lock()
 	f := r.built
 	r.mu.Unlock()
-	o := d.startOptions(&f.Function)
-	if kind == FaaSnap {
-		return d.cfg.Service.Record(d.ctx, f, faasnap.RecordOptions{StartOptions: o, Name: r.name, Inputs: [][]byte{event}, Replace: true})
-	}
-	vm, err := d.cfg.Service.Boot(d.ctx, f, o)
-	if err != nil {
-		return nil, err
-	}
-	defer vm.Close()
-	resp, err := vm.Invoke(d.ctx, sandbox.Request{ID: uuid.NewString(), Payload: event, Deadline: time.Now().Add(f.Timeout)})
-	if err == nil && resp.FunctionError != "" {
-		err = fmt.Errorf("the function fails on an event that it has taken before: %s", resp.Payload)
-	}
-	if err != nil {
-		return nil, err
-	}
-	snap, err := vm.Snapshot(d.ctx, r.name, true)
-	return snap, errors.Join(err, vm.Close())
+	return d.cfg.Service.Record(d.ctx, f, faasnap.RecordOptions{
+		StartOptions: d.startOptions(&f.Function), Name: r.name, Inputs: [][]byte{event}, Plain: kind == Plain, Replace: true,
+	})
 }
 
 // tidyRegularly removes what is not worth its room any longer.
@@ -185,22 +164,4 @@ func (d *Driver) unrestorable(ctx context.Context, r *revision, err error) {
 	}
 	d.log.Warn("a snapshot cannot be restored, and is removed", "function", r.function, "err", err)
 	d.removeSnapshot(r)
-}
-
-// diskBytes returns how much room a snapshot's files have: guest memory is
-// sparse.
-func diskBytes(s *snapshot.Snapshot) int64 {
-	var total int64
-	for _, f := range s.Meta().Files {
-		info, err := os.Stat(s.Path(f.Name))
-		if err != nil {
-			continue // it is being removed
-		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			total += stat.Blocks * 512
-		} else {
-			total += info.Size()
-		}
-	}
-	return total
 }

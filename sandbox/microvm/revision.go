@@ -143,7 +143,7 @@ func (d *Driver) remember() error {
 		if len(snap.Working().Groups) > 0 {
 			r.kind = FaaSnap
 		}
-		r.bytes = diskBytes(snap)
+		r.bytes = snap.DiskBytes()
 		// How often it was invoked is not known any more: it is as good as new.
 		r.rate.note(now, d.cfg.Policy.HalfLife)
 		for _, other := range d.revisions {
