@@ -25,7 +25,6 @@ var wantedModules = []struct {
 	{"virtio_blk", "2"},
 	{"virtio_console", "3"},
 	{"virtio_net", "1"},
-	{"virtio_balloon", "5"},
 	{"vmw_vsock_virtio_transport", "13"}, // in hexadecimal
 }
 
