@@ -18,7 +18,6 @@ import (
 
 	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/bench"
-	"github.com/volley-run/volley/faasnap/guest"
 	"github.com/volley-run/volley/faasnap/vmm/qemu"
 )
 
@@ -201,8 +200,8 @@ func benchFaaSnap(ctx context.Context, o benchFaaSnapOptions, workloads []bench.
 	if os.Geteuid() != 0 {
 		return errors.New("building guests and dropping caches need root: run it with sudo")
 	}
-	program, err := findProgram(o.init, "--init", "volley-init")
-	if err != nil {
+	// Before anything is made.
+	if o.init, err = findProgram(o.init, "--init", "volley-init"); err != nil {
 		return err
 	}
 	if o.dir == "" {
@@ -214,18 +213,8 @@ func benchFaaSnap(ctx context.Context, o benchFaaSnapOptions, workloads []bench.
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
-	cache, err := guest.CacheDir()
-	if err != nil {
-		return err
-	}
-	shim, err := qemu.BuildShim(ctx, filepath.Join(cache, "shim"))
-	if err != nil {
-		return err
-	}
-	driver := qemu.New(qemu.Config{Shim: shim, Accel: o.accel})
-	service, err := faasnap.Open(faasnap.Config{
-		Dir: filepath.Join(o.dir, "s"), Driver: driver, Builder: &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: program},
-	})
+	vms := vmmOptions{accel: o.accel, init: o.init}
+	service, _, err := vms.service(ctx, o.dir, needAll)
 	if err != nil {
 		return err
 	}
