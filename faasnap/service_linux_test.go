@@ -14,13 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/faasnap/faasnaptest"
 	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/snapshot"
-	"github.com/volley-run/volley/faasnap/vmm/qemu"
 	"github.com/volley-run/volley/function"
-	"github.com/volley-run/volley/internal/testenv"
-	"github.com/volley-run/volley/sandbox/sandboxtest"
 )
 
 // memoryFunction keeps 8 MiB that nobody could guess, tells their checksum if it is
@@ -59,19 +56,8 @@ const testMemory = 256 << 20
 // openService opens a service on QEMU in dir.
 func openService(t *testing.T, dir string) *Service {
 	t.Helper()
-	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC, testenv.Userfaultfd)
-	cache, err := guest.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	shim, err := qemu.BuildShim(t.Context(), filepath.Join(cache, "shim"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(Config{
-		Dir: dir, Driver: qemu.New(qemu.Config{Shim: shim, Accel: qemu.TCG}),
-		Builder: &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)},
-	})
+	driver, builder := faasnaptest.QEMU(t)
+	s, err := Open(Config{Dir: dir, Driver: driver, Builder: builder})
 	if err != nil {
 		t.Fatal(err)
 	}

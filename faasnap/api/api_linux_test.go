@@ -13,10 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/volley-run/volley/faasnap"
-	"github.com/volley-run/volley/faasnap/guest"
-	"github.com/volley-run/volley/faasnap/vmm/qemu"
-	"github.com/volley-run/volley/internal/testenv"
-	"github.com/volley-run/volley/sandbox/sandboxtest"
+	"github.com/volley-run/volley/faasnap/faasnaptest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,20 +32,9 @@ def handler(event, context):
 // openServer opens a server on QEMU, and returns the Service's directory too.
 func openServer(t *testing.T) (c *Client, dir string) {
 	t.Helper()
-	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC, testenv.Userfaultfd)
-	cache, err := guest.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	shim, err := qemu.BuildShim(t.Context(), filepath.Join(cache, "shim"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	driver, builder := faasnaptest.QEMU(t)
 	dir = t.TempDir()
-	s, err := faasnap.Open(faasnap.Config{
-		Dir: dir, Driver: qemu.New(qemu.Config{Shim: shim, Accel: qemu.TCG}),
-		Builder: &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)},
-	})
+	s, err := faasnap.Open(faasnap.Config{Dir: dir, Driver: driver, Builder: builder})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,29 +10,16 @@ import (
 
 	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/bench"
-	"github.com/volley-run/volley/faasnap/guest"
+	"github.com/volley-run/volley/faasnap/faasnaptest"
 	"github.com/volley-run/volley/faasnap/mem"
-	"github.com/volley-run/volley/faasnap/vmm/qemu"
 	"github.com/volley-run/volley/internal/testenv"
-	"github.com/volley-run/volley/sandbox/sandboxtest"
 )
 
 // open returns a Bench on QEMU that keeps its files in a new directory.
 func open(t *testing.T) *bench.Bench {
 	t.Helper()
-	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC, testenv.Userfaultfd)
-	cache, err := guest.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	shim, err := qemu.BuildShim(t.Context(), filepath.Join(cache, "shim"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := faasnap.Open(faasnap.Config{
-		Dir: t.TempDir(), Driver: qemu.New(qemu.Config{Shim: shim, Accel: qemu.TCG}),
-		Builder: &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)},
-	})
+	driver, builder := faasnaptest.QEMU(t)
+	s, err := faasnap.Open(faasnap.Config{Dir: t.TempDir(), Driver: driver, Builder: builder})
 	if err != nil {
 		t.Fatal(err)
 	}

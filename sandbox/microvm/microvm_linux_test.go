@@ -14,10 +14,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/volley-run/volley/faasnap"
+	"github.com/volley-run/volley/faasnap/faasnaptest"
 	"github.com/volley-run/volley/faasnap/guest"
-	"github.com/volley-run/volley/faasnap/vmm/qemu"
 	"github.com/volley-run/volley/function"
-	"github.com/volley-run/volley/internal/testenv"
 	"github.com/volley-run/volley/sandbox"
 	"github.com/volley-run/volley/sandbox/microvm"
 	"github.com/volley-run/volley/sandbox/sandboxtest"
@@ -27,17 +26,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newService(t *testing.T, dir string) *faasnap.Service {
 	t.Helper()
-	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC)
-	cache, err := guest.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	shim, err := qemu.BuildShim(t.Context(), filepath.Join(cache, "shim"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	builder := &guest.Builder{Dir: filepath.Join(cache, "guest"), Init: sandboxtest.BuildInit(t)}
-	s, err := faasnap.Open(faasnap.Config{Dir: dir, Driver: qemu.New(qemu.Config{Shim: shim, Accel: qemu.TCG}), Builder: builder})
+	driver, builder := faasnaptest.QEMU(t)
+	s, err := faasnap.Open(faasnap.Config{Dir: dir, Driver: driver, Builder: builder})
 	if err != nil {
 		t.Fatal(err)
 	}

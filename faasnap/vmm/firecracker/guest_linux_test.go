@@ -1,7 +1,6 @@
 package firecracker_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/faasnap/vmm/firecracker"
+	"github.com/volley-run/volley/faasnap/vmm/vmmtest"
 	"github.com/volley-run/volley/internal/testenv"
 )
 
@@ -63,10 +63,7 @@ func save(t *testing.T, vm vmm.VM) vmm.SaveFiles {
 
 func ask(t *testing.T, vm vmm.VM, request string) string {
 	t.Helper()
-	if _, err := io.WriteString(vm.Agent(), request+"\n"); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := bufio.NewReader(vm.Agent()).ReadString('\n')
+	answer, err := vmmtest.AskLine(vm.Agent(), request)
 	if err != nil {
 		t.Fatal(err)
 	}

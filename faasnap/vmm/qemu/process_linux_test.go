@@ -21,6 +21,7 @@ import (
 
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/faasnap/vmm/qemu"
+	"github.com/volley-run/volley/faasnap/vmm/vmmtest"
 	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/internal/testenv"
 )
@@ -81,10 +82,7 @@ func started(t *testing.T, vm vmm.VM, err error) vmm.VM {
 // ask asks the guest of package vmmtest, which answers once it has booted.
 func ask(t *testing.T, vm vmm.VM, request string) string {
 	t.Helper()
-	if _, err := io.WriteString(vm.Agent(), request+"\n"); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := bufio.NewReader(vm.Agent()).ReadString('\n')
+	answer, err := vmmtest.AskLine(vm.Agent(), request)
 	if err != nil {
 		t.Fatal(err)
 	}

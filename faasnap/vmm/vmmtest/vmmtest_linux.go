@@ -61,7 +61,7 @@ type Config struct {
 // Test runs the suite.
 func Test(t *testing.T, c Config) {
 	if c.Ask == nil {
-		c.Ask = askLine
+		c.Ask = AskLine
 	}
 	if c.Patience == 0 {
 		c.Patience = time.Minute
@@ -388,8 +388,8 @@ func (c *console) has(text string) bool {
 	return bytes.Contains(c.b.Bytes(), []byte(text))
 }
 
-// askLine asks in lines.
-func askLine(agent io.ReadWriter, request string) (string, error) {
+// AskLine asks in lines, and reads no further than the answer.
+func AskLine(agent io.ReadWriter, request string) (string, error) {
 	if _, err := io.WriteString(agent, request+"\n"); err != nil {
 		return "", err
 	}
