@@ -64,12 +64,16 @@ func (s *Service) Restore(ctx context.Context, name string, mode Mode, o Restore
 }
 
 func (s *Service) restore(ctx context.Context, src *source, mode Mode, o RestoreOptions, begin time.Time) (*VM, error) {
-	v, err := s.newVM(src.function, mode)
-	if err != nil {
-		return nil, err
+	v, refill := s.waiting(src, mode, o)
+	if v == nil {
+		var err error
+		if v, err = s.newVM(src.function, mode); err != nil {
+			return nil, err
+		}
+		v.snapshot = src.name
 	}
-	v.snapshot = src.name
-	err = v.restore(ctx, src, o, begin)
+	v.refill = refill
+	err := v.restore(ctx, src, o, begin)
 	if err == nil {
 		err = s.register(v)
 	}
@@ -80,6 +84,25 @@ func (s *Service) restore(ctx context.Context, src *source, mode Mode, o Restore
 }
 
 func (v *VM) restore(ctx context.Context, src *source, o RestoreOptions, begin time.Time) error {
+	var err error
+	if v.waited {
+		err = v.wake(ctx, src, begin)
+	} else {
+		err = v.launch(ctx, src, o, begin)
+	}
+	if err != nil {
+		return err
+	}
+	v.agent, err = agent.Resume(ctx, conn(v.vm), agent.Restore{ID: v.id}, v.agentOptions(o.StartOptions))
+	if err != nil {
+		return err
+	}
+	v.times.Start = time.Since(begin)
+	return nil
+}
+
+// launch starts a VMM, whose guest runs then.
+func (v *VM) launch(ctx context.Context, src *source, o RestoreOptions, begin time.Time) error {
 	var err error
 	if v.network, err = restoreNetwork(o.Network, src.mac); err != nil {
 		return err
@@ -118,11 +141,6 @@ func (v *VM) restore(ctx context.Context, src *source, o RestoreOptions, begin t
 		}
 	}
 	v.times.VMM = time.Since(mark)
-	v.agent, err = agent.Resume(ctx, conn(v.vm), agent.Restore{ID: v.id}, v.agentOptions(o.StartOptions))
-	if err != nil {
-		return err
-	}
-	v.times.Start = time.Since(begin)
 	return nil
 }
 
@@ -161,7 +179,7 @@ func (v *VM) beginLoads(src *source, o RestoreOptions, r *vmm.Restore) (*loads, 
 			r.Memory = vmm.Memory{Overlay: &vmm.Overlay{Plan: plan, Memory: memory, HugeZeros: o.HugeZeros}}
 		}
 	case FaaSnap:
-		overlay := &vmm.Overlay{Plan: src.plan, Memory: memory, Loading: src.path(snapshot.LoadingFile), HugeZeros: o.HugeZeros}
+		overlay := src.overlay(o)
 		var progress *os.File
 		if o.Populate {
 			read, write, err := os.Pipe()
@@ -189,6 +207,11 @@ func (v *VM) beginLoads(src *source, o RestoreOptions, r *vmm.Restore) (*loads, 
 		return fail(fmt.Errorf("mode %s does not restore", v.mode))
 	}
 	return l, nil
+}
+
+// overlay is guest memory as FaaSnap maps it.
+func (s *source) overlay(o RestoreOptions) *vmm.Overlay {
+	return &vmm.Overlay{Plan: s.plan, Memory: s.path(snapshot.MemoryFile), Loading: s.path(snapshot.LoadingFile), HugeZeros: o.HugeZeros}
 }
 
 // withoutLoading returns a plan that takes from the memory file what p takes
@@ -258,10 +281,12 @@ func (s *Service) Snapshot(ctx context.Context, name string) (*snapshot.Snapshot
 	return snap, nil
 }
 
+// forget says that what a name stood for is not there any more.
 func (s *Service) forget(name string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.verified, name)
+	s.mu.Unlock()
+	s.dropStandby(name)
 }
 
 func (s *Service) snapshotPath(name string) string {

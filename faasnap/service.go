@@ -45,6 +45,13 @@ type Service struct {
 	closed bool
 	// verified are the snapshots that have been read whole once, by name.
 	verified map[string]*snapshot.Snapshot
+	// standbys are the VMMs that wait, by the names of their snapshots.
+	standbys map[string]*standby
+
+	// filling are the VMMs that are being started to wait, which stop ends.
+	filling sync.WaitGroup
+	ctx     context.Context
+	stop    context.CancelFunc
 }
 
 // Errors that callers act upon.
@@ -69,8 +76,10 @@ func Open(cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{cfg: cfg, log: cfg.Log, vms: make(map[string]*VM), verified: make(map[string]*snapshot.Snapshot)}
+	s := &Service{cfg: cfg, log: cfg.Log, vms: make(map[string]*VM), verified: make(map[string]*snapshot.Snapshot), standbys: make(map[string]*standby)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.open(); err != nil {
+		s.stop()
 		return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
 	}
 	return s, nil
@@ -127,11 +136,18 @@ func (s *Service) Close() error {
 	s.closed = true
 	vms := s.vms
 	s.vms = make(map[string]*VM)
+	standbys := s.standbys
+	s.standbys = make(map[string]*standby)
 	s.mu.Unlock()
+	s.stop()
 	var errs []error
 	for _, v := range vms {
 		errs = append(errs, v.Close())
 	}
+	for _, b := range standbys {
+		errs = append(errs, closeAll(b.ready))
+	}
+	s.filling.Wait()
 	return errors.Join(append(errs, s.lock.Close())...)
 }
 

@@ -138,6 +138,7 @@ func TestSnapshots(t *testing.T) {
 	})
 	t.Run("give every mode the same memory", func(t *testing.T) { sameMemory(t, s) })
 	t.Run("give each machine its own random numbers and id", func(t *testing.T) { ownNumbers(t, s) })
+	t.Run("are restored sooner by VMMs that wait", func(t *testing.T) { waitingVMMs(t, s) })
 	t.Run("serve a burst", func(t *testing.T) { burst(t, s) })
 	t.Run("are restored without a leak", func(t *testing.T) { noLeak(t, s) })
 	t.Run("learn from further inputs", func(t *testing.T) { learns(t, s) })

@@ -38,6 +38,11 @@ type VM struct {
 	memory string
 	loads  *loads // nil if nothing is loaded beside the guest
 	times  Times
+	// waited says that the VMM had waited; refill, if not nil, is called once, to
+	// have another wait.
+	waited   bool
+	refill   func()
+	refilled sync.Once
 
 	closeOnce sync.Once
 	closeErr  error
@@ -59,6 +64,8 @@ type Info struct {
 	Function string `json:"function"`
 	Mode     Mode   `json:"mode"`
 	Snapshot string `json:"snapshot,omitempty"`
+	// Standby says that its VMM had waited for it (Service.Standby).
+	Standby bool `json:"standby,omitempty"`
 	// Network is the tap that is its network device; nil is none.
 	Network *vmm.Network `json:"-"`
 	PID     int          `json:"pid"`
@@ -67,7 +74,7 @@ type Info struct {
 
 // Info tells what the machine is.
 func (v *VM) Info() Info {
-	return Info{ID: v.id, Function: v.function.Name, Mode: v.mode, Snapshot: v.snapshot, Network: v.network, PID: v.vm.PID(), Created: v.created}
+	return Info{ID: v.id, Function: v.function.Name, Mode: v.mode, Snapshot: v.snapshot, Standby: v.waited, Network: v.network, PID: v.vm.PID(), Created: v.created}
 }
 
 // Function is what is in the machine. It must not be changed.
@@ -284,6 +291,7 @@ func makeSparse(path string, size int64) error {
 // tells of the disk, and the machine has ended.
 func (v *VM) Invoke(ctx context.Context, req sandbox.Request) (sandbox.Response, error) {
 	resp, err := v.agent.Invoke(ctx, req)
+	v.answered()
 	if v.loads != nil {
 		if lerr := v.loads.wait(ctx); lerr != nil {
 			return sandbox.Response{Broken: true}, fmt.Errorf("invoke function %s: restore guest memory: %w", v.function.Name, lerr)
@@ -293,6 +301,13 @@ func (v *VM) Invoke(ctx context.Context, req sandbox.Request) (sandbox.Response,
 		return resp, v.explain(err)
 	}
 	return resp, nil
+}
+
+// answered says that the machine needs the processors less from now on.
+func (v *VM) answered() {
+	if v.refill != nil {
+		v.refilled.Do(v.refill)
+	}
 }
 
 // Pause stops the guest's CPUs.
@@ -318,6 +333,7 @@ func (v *VM) Close() error {
 			v.loads.close()
 		}
 		v.closeErr = errors.Join(append(errs, os.RemoveAll(v.dir))...)
+		v.answered()
 	})
 	return v.closeErr
 }

@@ -26,7 +26,7 @@ func (s faasnapSummary) plot(dir string) error {
 // modesOf returns the modes of cells, in order.
 func modesOf(cells []faasnapCell) []faasnap.Mode {
 	var modes []faasnap.Mode
-	for _, m := range append([]faasnap.Mode{bench.Warm}, faasnap.Modes()...) {
+	for _, m := range bench.Modes() {
 		if slices.ContainsFunc(cells, func(c faasnapCell) bool { return c.Mode == m }) {
 			modes = append(modes, m)
 		}

@@ -317,7 +317,7 @@ func (s *faasnapSession) burst(ctx context.Context, w bench.Workload, r bench.Re
 		}
 		different = append(different, c)
 	}
-	modes := without(s.modes(), bench.Warm, faasnap.Boot, faasnap.Cached)
+	modes := without(s.modes(), bench.Warm, bench.Standby, faasnap.Boot, faasnap.Cached)
 	for round := range min(s.o.rounds, 3) {
 		for _, n := range s.o.parallel {
 			for _, same := range []bool{true, false} {

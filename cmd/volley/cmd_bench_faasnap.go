@@ -109,7 +109,7 @@ Exit statuses: 0 done, 1 failed (in part), 2 wrong usage.`,
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&o.functions, "functions", functions, "which functions to measure")
-	f.StringSliceVar(&o.modes, "modes", []string{"warm", "full", "cached", "reap", "faasnap"}, "which modes to compare: warm, or those of volley vm restore")
+	f.StringSliceVar(&o.modes, "modes", []string{"warm", "full", "cached", "reap", "faasnap"}, "which modes to compare: warm, faasnap-standby, or those of volley vm restore")
 	f.StringSliceVar(&o.figures, "figures", faasnapFigures(), "which parts to measure")
 	f.StringSliceVar(&o.sizes, "sizes", nil, "sizes of inputs, each FUNCTION=A:B")
 	f.IntVar(&o.rounds, "rounds", 5, "how often each is measured")
@@ -140,8 +140,8 @@ func (o *benchFaaSnapOptions) check() ([]bench.Workload, error) {
 		workloads = append(workloads, w)
 	}
 	for _, mode := range o.modes {
-		if _, err := faasnap.ParseMode(mode); err != nil && faasnap.Mode(mode) != bench.Warm {
-			return nil, usagef("--modes: %w", err)
+		if !slices.Contains(bench.Modes(), faasnap.Mode(mode)) {
+			return nil, usagef("--modes: there is no mode %q; there are %v", mode, bench.Modes())
 		}
 	}
 	for _, figure := range o.figures {

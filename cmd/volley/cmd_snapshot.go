@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/api"
 	"github.com/volley-run/volley/faasnap/pages"
 )
@@ -28,7 +29,7 @@ owner's only.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newSnapshotRecordCommand(), newSnapshotLsCommand(), newSnapshotShowCommand(), newSnapshotVerifyCommand(),
-		newSnapshotRmCommand(), newSnapshotGCCommand())
+		newSnapshotStandbyCommand(), newSnapshotRmCommand(), newSnapshotGCCommand())
 	return cmd
 }
 
@@ -81,14 +82,18 @@ func listSnapshots(ctx context.Context, c *api.Client, asJSON bool, w io.Writer)
 		return nil
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SNAPSHOT\tFUNCTION\tGUEST\tLOADING SET\tON DISK\tAGE")
+	fmt.Fprintln(t, "SNAPSHOT\tFUNCTION\tGUEST\tLOADING SET\tON DISK\tSTANDBY\tAGE")
 	for _, s := range list.Snapshots {
 		if s.Problem != "" {
-			fmt.Fprintf(t, "%s\t\t\t\t\t\t%s\n", s.Name, s.Problem)
+			fmt.Fprintf(t, "%s\t\t\t\t\t\t\t%s\n", s.Name, s.Problem)
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Function, byteCount(s.MemoryBytes), byteCount(int64(s.Plan.LoadingPages)*pages.Size),
-			byteCount(diskBytes(&s)), shortDuration(time.Since(s.Created)))
+		standby := "-"
+		if s.Standby != nil {
+			standby = fmt.Sprintf("%d of %d", s.Standby.Ready, s.Standby.Count)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Function, byteCount(s.MemoryBytes), byteCount(int64(s.Plan.LoadingPages)*pages.Size),
+			byteCount(diskBytes(&s)), standby, shortDuration(time.Since(s.Created)))
 	}
 	return t.Flush()
 }
@@ -128,6 +133,42 @@ it is damaged (it is said where), 6 the data directory is in use without a daemo
 		},
 	}
 	o.register(cmd)
+	return cmd
+}
+
+func newSnapshotStandbyCommand() *cobra.Command {
+	var o vmOptions
+	var count int
+	cmd := &cobra.Command{
+		Use:   "standby NAME",
+		Short: "Have virtual machine monitors wait for restores",
+		Long: `Have a daemon keep virtual machine monitors started for restores of a snapshot by
+the mode faasnap. Each has its devices restored and guest memory mapped, but has
+loaded nothing, and takes a few tens of MB. A restore has only to let its guest
+run, and the next is started after the first answer. --count 0 ends them, as does
+the end of the daemon or of the snapshot.
+
+Exit statuses: 0 done, 2 wrong usage, 4 there is no such snapshot or it is damaged,
+6 no daemon answers.`,
+		Example: `  volley snapshot standby hello
+  volley snapshot standby hello --count 0`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if count < 0 || count > faasnap.MaxStandby {
+				return usagef("--count %d: must be 0 to %d", count, faasnap.MaxStandby)
+			}
+			return o.use(cmd.Context(), needFiles, nil, func(c *api.Client) error {
+				var b api.Standby
+				if err := c.Call(cmd.Context(), http.MethodPut, snapshotPath(args[0])+"/standby", api.StandbyRequest{Count: count}, &b); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%d wait for restores of %s.\n", b.Ready, args[0])
+				return nil
+			})
+		},
+	}
+	o.register(cmd)
+	cmd.Flags().IntVar(&count, "count", 1, "how many shall wait")
 	return cmd
 }
 

@@ -43,6 +43,8 @@ func TestBadCommandLinesOfVirtualMachinesEndWithTheirStatus(t *testing.T) {
 		{"vm restore x", exitPlatform, "volley vm daemon"},
 		{"vm snapshot x y", exitPlatform, "volley vm daemon"},
 		{"vm rm x", exitPlatform, "volley vm daemon"},
+		{"snapshot standby x", exitPlatform, "volley vm daemon"},
+		{"snapshot standby x --count 65", exitUsage, "--count"},
 		{"vm rm --function x", exitInput, "function x"},
 		{"vm ls --socket nowhere.sock", exitPlatform, "nowhere.sock"},
 		{"vm ls", exitOK, ""},

@@ -46,6 +46,7 @@ type invokerOptions struct {
 	eviction   string
 	init       string
 	snapshots  megabytes
+	standby    int
 	stub       bool
 	metrics    string
 	netState   string
@@ -61,6 +62,7 @@ func (o *invokerOptions) register(cmd *cobra.Command) {
 	f.StringVar(&o.netState, "net-state", "", "state directory of the networks that functions may use, as for volley net")
 	o.snapshots = megabytes(microvm.DefaultPolicy().MaxBytes >> 20)
 	f.Var(&o.snapshots, "snapshots", "disk for snapshots of functions, with --driver microvm")
+	f.IntVar(&o.standby, "standby", 0, "virtual machine monitors that wait for restores of the functions invoked most, at some tens of MB each, with --driver microvm")
 	f.StringVar(&o.init, "init", "", "the program volley-init (default: the one beside this program)")
 }
 
@@ -96,6 +98,9 @@ func (o *invokerOptions) check() error {
 		}
 	default:
 		return usagef("--driver %q: must be %s, %s, %s or %s", o.driver, driverRunc, driverRunsc, driverMicroVM, driverProcess)
+	}
+	if o.standby < 0 || o.standby > 256 {
+		return usagef("--standby %d: must be 0 to 256", o.standby)
 	}
 	if o.keepAlive < 0 || o.pauseAfter < 0 {
 		return usagef("--keep-alive and --pause-after must not be negative")

@@ -21,7 +21,7 @@ func (n *invokerNode) openMicroVM(ctx context.Context, o invokerOptions, dir str
 	}
 	n.add(service.Close)
 	policy := microvm.DefaultPolicy()
-	policy.MaxBytes = int64(o.snapshots) << 20
+	policy.MaxBytes, policy.MaxStandby = int64(o.snapshots)<<20, o.standby
 	driver, err := microvm.New(microvm.Config{Service: service, Mode: vms.mode(), Unpacker: packages, Images: images, Policy: policy, Log: s.log})
 	if err != nil {
 		return err

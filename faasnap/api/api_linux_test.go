@@ -138,6 +138,7 @@ func TestAFunctionOverTheAPI(t *testing.T) {
 			t.Errorf("a mode without what it needs: %v", err)
 		}
 	})
+	t.Run("a monitor waits for a restore", func(t *testing.T) { monitorWaits(t, c) })
 	t.Run("a restored machine stays", func(t *testing.T) { machineStays(t, c) })
 	t.Run("a damaged snapshot is refused", func(t *testing.T) { damageIsTold(t, c, dir) })
 }
@@ -178,6 +179,31 @@ func snapshotsTell(t *testing.T, c *Client, made Snapshot) {
 	}
 	if list := call[Snapshots](t, c, http.MethodGet, "/v1/snapshots", nil); len(list.Snapshots) != 1 || list.Snapshots[0].ID != got.ID {
 		t.Errorf("list %+v", list)
+	}
+}
+
+func monitorWaits(t *testing.T, c *Client) {
+	const path = "/v1/snapshots/app/standby"
+	fails(t, c, CodeInvalid, http.MethodPut, path, StandbyRequest{Count: 65})
+	fails(t, c, CodeNotFound, http.MethodPut, "/v1/snapshots/none/standby", StandbyRequest{Count: 1})
+	if got := call[Standby](t, c, http.MethodPut, path, StandbyRequest{Count: 1}); got != (Standby{Count: 1, Ready: 1}) {
+		t.Errorf("it says %+v", got)
+	}
+	if got := call[Snapshot](t, c, http.MethodGet, "/v1/snapshots/app", nil); got.Standby == nil || got.Standby.Ready != 1 {
+		t.Errorf("the snapshot has %+v", got.Standby)
+	}
+	vm := call[VM](t, c, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app"})
+	if !vm.Standby {
+		t.Errorf("machine %+v was not restored by the monitor that waits", vm)
+	}
+	if in := invoke(t, c, "/v1/vms/"+vm.ID+"/invocations", `{"n": 7}`); string(in.Payload) != `{"got": {"n": 7}}` {
+		t.Errorf("it answers %s", in.Payload)
+	}
+	if err := c.Call(t.Context(), http.MethodDelete, "/v1/vms/"+vm.ID, nil, nil); err != nil {
+		t.Error(err)
+	}
+	if got := call[Standby](t, c, http.MethodPut, path, StandbyRequest{}); got != (Standby{}) {
+		t.Errorf("in the end it says %+v", got)
 	}
 }
 

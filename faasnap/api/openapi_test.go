@@ -61,7 +61,7 @@ func TestTheDocumentHasEveryRouteAndEveryMember(t *testing.T) {
 	schemas := doc["components"].(map[string]any)["schemas"].(map[string]any)
 	for _, v := range []any{
 		Error{}, Info{}, BuildRequest{}, Function{}, Network{}, StartRequest{}, VM{}, StartTimes{}, HostFigures{}, SnapshotRequest{}, Snapshot{},
-		SnapshotFile{}, PlanSummary{}, Plan{}, Region{}, WorkingSet{}, Resident{}, ResidentFile{}, Verified{}, CollectRequest{}, Collected{}, Garbage{},
+		SnapshotFile{}, PlanSummary{}, Plan{}, Region{}, WorkingSet{}, Resident{}, ResidentFile{}, Verified{}, Standby{}, StandbyRequest{}, CollectRequest{}, Collected{}, Garbage{},
 		Functions{}, VMs{}, Snapshots{}, Event{},
 	} {
 		typ := reflect.TypeOf(v)

@@ -124,6 +124,11 @@ func routes() []route {
 			result: Verified{}, errors: []string{CodeNotFound, CodeDamaged, CodeVersion}, handle: (*Server).verifySnapshot,
 		},
 		{
+			method: "PUT", path: "/v1/snapshots/{name}/standby", name: "putStandby",
+			summary: "Keep so many virtual machine monitors started for restores of a snapshot by the mode faasnap: they have only to let the guest run",
+			body:    StandbyRequest{}, result: Standby{}, errors: []string{CodeInvalid, CodeNotFound, CodeDamaged, CodeVersion}, handle: (*Server).putStandby,
+		},
+		{
 			method: "GET", path: "/v1/snapshots/{name}/plan", name: "getPlan", summary: "Return which file serves which pages of guest memory",
 			result: Plan{}, errors: []string{CodeNotFound, CodeDamaged, CodeVersion}, handle: (*Server).getPlan,
 		},

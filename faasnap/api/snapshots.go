@@ -15,18 +15,21 @@ import (
 	"github.com/volley-run/volley/faasnap/snapshot"
 )
 
-func snapshotOf(name string, s *snapshot.Snapshot) Snapshot {
-	meta, plan, working := s.Meta(), s.Plan(), s.Working()
+func (s *Server) snapshotOf(name string, snap *snapshot.Snapshot) Snapshot {
+	meta, plan, working := snap.Meta(), snap.Plan(), snap.Working()
 	out := Snapshot{
-		Name: name, ID: meta.ID, Created: meta.Created, Function: faasnap.FunctionOf(s), VMM: meta.Labels["vmm"], MAC: meta.Labels["mac"],
-		Faults: faasnap.HasFaults(s), MemoryBytes: meta.MemoryBytes, Plan: &PlanSummary{Pages: plan.Pages, WorkingPages: working.Set().Count(), Groups: len(working.Groups)},
+		Name: name, ID: meta.ID, Created: meta.Created, Function: faasnap.FunctionOf(snap), VMM: meta.Labels["vmm"], MAC: meta.Labels["mac"],
+		Faults: faasnap.HasFaults(snap), MemoryBytes: meta.MemoryBytes, Plan: &PlanSummary{Pages: plan.Pages, WorkingPages: working.Set().Count(), Groups: len(working.Groups)},
 	}
 	p := out.Plan
 	p.ZeroPages, p.ZeroRegions = plan.Count(pages.Zero)
 	p.ColdPages, p.ColdRegions = plan.Count(pages.Memory)
 	p.LoadingPages, p.LoadingRegions = plan.Count(pages.Loading)
 	for _, f := range meta.Files {
-		out.Files = append(out.Files, SnapshotFile{Name: f.Name, SizeBytes: f.SizeBytes, DiskBytes: s.FileDiskBytes(f.Name)})
+		out.Files = append(out.Files, SnapshotFile{Name: f.Name, SizeBytes: f.SizeBytes, DiskBytes: snap.FileDiskBytes(f.Name)})
+	}
+	if b, ok := s.cfg.Service.Standbys()[name]; ok {
+		out.Standby = &Standby{Count: b.Count, Ready: b.Ready}
 	}
 	return out
 }
@@ -41,7 +44,7 @@ func (s *Server) listSnapshots(w http.ResponseWriter, _ *http.Request) error {
 		snap, err := s.cfg.Service.Inspect(name)
 		switch {
 		case err == nil:
-			list.Snapshots = append(list.Snapshots, snapshotOf(name, snap))
+			list.Snapshots = append(list.Snapshots, s.snapshotOf(name, snap))
 		case errors.Is(err, faasnap.ErrNotFound): // removed meanwhile
 		default:
 			list.Snapshots = append(list.Snapshots, Snapshot{Name: name, Problem: err.Error()})
@@ -62,7 +65,7 @@ func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.answer(w, snapshotOf(name, snap))
+	return s.answer(w, s.snapshotOf(name, snap))
 }
 
 func (s *Server) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
@@ -71,6 +74,19 @@ func (s *Server) deleteSnapshot(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+func (s *Server) putStandby(w http.ResponseWriter, r *http.Request) error {
+	var request StandbyRequest
+	if err := decode(r, &request); err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	if err := s.cfg.Service.Standby(r.Context(), name, request.Count); err != nil {
+		return err
+	}
+	b := s.cfg.Service.Standbys()[name]
+	return s.answer(w, Standby{Count: b.Count, Ready: b.Ready})
 }
 
 func (s *Server) getPlan(w http.ResponseWriter, r *http.Request) error {
@@ -214,7 +230,7 @@ func (s *Server) postSnapshot(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.long(w, r, func(step func(string)) (Event, error) {
 		o.Progress = step
-		return made(s.cfg.Service.Record(r.Context(), f, o))
+		return s.made(s.cfg.Service.Record(r.Context(), f, o))
 	})
 }
 
@@ -236,14 +252,14 @@ func (s *Server) saveVM(w http.ResponseWriter, r *http.Request, req SnapshotRequ
 	return s.long(w, r, func(step func(string)) (Event, error) {
 		step("save")
 		// A machine that stops half way is of no use, so this goes on to its end.
-		return made(m.vm.Snapshot(context.WithoutCancel(r.Context()), req.Name, req.Replace))
+		return s.made(m.vm.Snapshot(context.WithoutCancel(r.Context()), req.Name, req.Replace))
 	})
 }
 
-func made(snap *snapshot.Snapshot, err error) (Event, error) {
+func (s *Server) made(snap *snapshot.Snapshot, err error) (Event, error) {
 	if err != nil {
 		return Event{}, err
 	}
-	out := snapshotOf(filepath.Base(snap.Dir()), snap)
+	out := s.snapshotOf(filepath.Base(snap.Dir()), snap)
 	return Event{Snapshot: &out}, nil
 }

@@ -78,6 +78,7 @@ type VM struct {
 	Snapshot string      `json:"snapshot,omitempty" doc:"what it was restored from"`
 	Mode     string      `json:"mode" doc:"how it came about"`
 	State    string      `json:"state" doc:"idle, busy (an invocation runs) or paused"`
+	Standby  bool        `json:"standby,omitempty" doc:"whether its virtual machine monitor had waited for it"`
 	Created  time.Time   `json:"created" doc:"when its start began"`
 	Network  *Network    `json:"network,omitempty" doc:"its network device"`
 	Times    StartTimes  `json:"times" doc:"how long its start took"`
@@ -126,6 +127,18 @@ type Snapshot struct {
 	MemoryBytes int64          `json:"memoryBytes,omitempty" doc:"guest memory"`
 	Files       []SnapshotFile `json:"files,omitempty" doc:"its files"`
 	Plan        *PlanSummary   `json:"plan,omitempty" doc:"how its memory is restored"`
+	Standby     *Standby       `json:"standby,omitempty" doc:"virtual machine monitors that wait for its restores"`
+}
+
+// Standby are virtual machine monitors that wait for restores of a snapshot.
+type Standby struct {
+	Count int `json:"count" doc:"how many there shall be"`
+	Ready int `json:"ready" doc:"how many there are"`
+}
+
+// StandbyRequest asks for virtual machine monitors to wait.
+type StandbyRequest struct {
+	Count int `json:"count" doc:"how many there shall be, 0 to 64"`
 }
 
 // SnapshotFile is a file of a snapshot.

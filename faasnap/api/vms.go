@@ -66,7 +66,7 @@ func timesOf(t faasnap.Times) StartTimes {
 func (s *Server) vmOf(vm *faasnap.VM) VM {
 	info := vm.Info()
 	out := VM{
-		ID: info.ID, Function: info.Function, Snapshot: info.Snapshot, Mode: string(info.Mode), Created: info.Created,
+		ID: info.ID, Function: info.Function, Snapshot: info.Snapshot, Mode: string(info.Mode), Standby: info.Standby, Created: info.Created,
 		State: "idle", Times: timesOf(vm.Times()), Host: hostFigures(info.PID),
 	}
 	if n := info.Network; n != nil {

@@ -26,6 +26,15 @@ import (
 // served the recorded input once (thesis 5.2.1). It was restored as by Cached.
 const Warm faasnap.Mode = "warm"
 
+// Standby is another: FaaSnap on a VMM that has waited for it
+// (faasnap.Service.Standby).
+const Standby faasnap.Mode = "faasnap-standby"
+
+// Modes returns all that can be measured, from the best that there is.
+func Modes() []faasnap.Mode {
+	return append([]faasnap.Mode{Warm, Standby}, faasnap.Modes()...)
+}
+
 // Config is what a Bench has to know.
 type Config struct {
 	// Service runs the machines. Nobody else uses it meanwhile.
@@ -189,6 +198,13 @@ func (b *Bench) Test(ctx context.Context, t Test) (Measurement, error) {
 }
 
 func (b *Bench) test(ctx context.Context, t Test) (m Measurement, err error) {
+	if t.Mode == Standby {
+		// What its start has read is cold again, but for pages that devices hold.
+		if err := b.cfg.Service.Standby(ctx, t.Recorded.Name, 1); err != nil {
+			return m, err
+		}
+		defer func() { err = errors.Join(err, b.cfg.Service.Standby(ctx, t.Recorded.Name, 0)) }()
+	}
 	if err := b.prepare(t.Recorded, t.Mode); err != nil {
 		return m, err
 	}
@@ -216,6 +232,8 @@ func (b *Bench) test(ctx context.Context, t Test) (m Measurement, err error) {
 		if f, err = b.cfg.Service.Function(t.Recorded.Function); err == nil {
 			v, err = b.cfg.Service.Boot(ctx, f, faasnap.StartOptions{})
 		}
+	case Standby:
+		v, err = b.cfg.Service.Restore(ctx, t.Recorded.Name, faasnap.FaaSnap, faasnap.RestoreOptions{})
 	default:
 		v, err = b.cfg.Service.Restore(ctx, t.Recorded.Name, t.Mode, faasnap.RestoreOptions{Populate: t.Populate})
 	}

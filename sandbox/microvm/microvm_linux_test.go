@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,13 +143,24 @@ func awaitSnapshots(t *testing.T, s *faasnap.Service, n int) {
 // its snapshot from then on.
 func TestMachinesServeAFunction(t *testing.T) {
 	s := newService(t, t.TempDir())
-	d := newDriver(t, s, microvm.DefaultPolicy())
+	policy := microvm.DefaultPolicy()
+	policy.MaxStandby = 1
+	d := newDriver(t, s, policy)
 	f := pythonIn(t)
 	first := create(t, d, "first", f)
 	if a, _ := invoke(t, first, "{}"); a.Restored != 0 || a.UID != guest.FunctionID || a.Env != "hello" {
 		t.Errorf("the machine that was booted answers %+v", a)
 	}
 	awaitSnapshots(t, s, 1)
+	waits := func() bool {
+		for _, b := range s.Standbys() {
+			return b.Ready == 1
+		}
+		return false
+	}
+	for end := time.Now().Add(time.Minute); !waits() && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	// The one that serves was not held up, and goes on.
 	if a, _ := invoke(t, first, "{}"); a.Restored != 0 {
 		t.Errorf("the machine that was booted answers %+v", a)
@@ -161,6 +173,9 @@ func TestMachinesServeAFunction(t *testing.T) {
 	}
 	a, _ := invoke(t, second, "{}")
 	t.Logf("created and answered in %v", time.Since(begin))
+	if i := slices.IndexFunc(s.VMs(), func(v *faasnap.VM) bool { return v.Info().Standby }); i < 0 {
+		t.Error("no VMM had waited for it")
+	}
 	third := create(t, d, "third", f)
 	b, _ := invoke(t, third, "{}")
 	if a.Restored != 1 || b.Restored != 1 || a.Random == b.Random {
@@ -214,7 +229,7 @@ func TestMachinesServeAFunction(t *testing.T) {
 	if names, err := s.Snapshots(); err != nil || len(names) != 0 {
 		t.Errorf("snapshots %v, error %v; want none of the earlier revision", names, err)
 	}
-	if n := len(s.VMs()); n != 0 {
+	if n := len(s.VMs()) + len(s.Standbys()); n != 0 {
 		t.Errorf("%d machines are left", n)
 	}
 }

@@ -34,6 +34,9 @@ type Policy struct {
 	MaxWarm time.Duration
 	// MaxBytes bounds how much disk all snapshots have together.
 	MaxBytes int64
+	// MaxStandby bounds how many VMMs wait for restores (faasnap.Service.Standby),
+	// at some tens of MB each; 0 is none.
+	MaxStandby int
 }
 
 // DefaultPolicy takes a FaaSnap snapshot of a usual function that is invoked once
@@ -57,8 +60,8 @@ func (p Policy) check() error {
 		return errors.New("policy: HalfLife, ReferenceBytes and ReferenceSaving must be positive")
 	case p.PlainPerDay < 0 || p.FaaSnapPerDay < p.PlainPerDay:
 		return fmt.Errorf("policy: %v invocations a day for a FaaSnap snapshot are less than %v for a plain one", p.FaaSnapPerDay, p.PlainPerDay)
-	case p.MaxWarm < 0 || p.MaxBytes < 0:
-		return errors.New("policy: MaxWarm and MaxBytes must not be negative")
+	case p.MaxWarm < 0 || p.MaxBytes < 0 || p.MaxStandby < 0:
+		return errors.New("policy: MaxWarm, MaxBytes and MaxStandby must not be negative")
 	}
 	return nil
 }
@@ -141,6 +144,7 @@ func (p Policy) cost(l Load) float64 {
 // Kept is a snapshot that is there.
 type Kept struct {
 	Name string
+	Kind Kind
 	Load
 	// Worthless says that nothing can use it.
 	Worthless bool
@@ -173,6 +177,19 @@ func (p Policy) Evict(kept []Kept, adding int64) []string {
 		remove = append(remove, k.Name)
 	}
 	return remove
+}
+
+// Standby returns the names of the snapshots that a VMM shall wait for: those of
+// the functions that are invoked most often, whose bursts go beyond the machines
+// that are warm, as far as FaaSnap restores them.
+func (p Policy) Standby(kept []Kept) []string {
+	kept = slices.DeleteFunc(slices.Clone(kept), func(k Kept) bool { return k.Worthless || k.Kind != FaaSnap })
+	slices.SortFunc(kept, func(a, b Kept) int { return cmp.Or(cmp.Compare(b.PerDay, a.PerDay), cmp.Compare(a.Name, b.Name)) })
+	var names []string
+	for _, k := range kept[:min(len(kept), p.MaxStandby)] {
+		names = append(names, k.Name)
+	}
+	return names
 }
 
 // rate is how often a function is invoked: a count that ages.

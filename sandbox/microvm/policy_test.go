@@ -103,11 +103,29 @@ func TestEvictionKeepsWithinTheBudgetAndRemovesTheLeastWorthFirst(t *testing.T) 
 	})
 }
 
+func TestVMMsWaitForWhatIsInvokedMost(t *testing.T) {
+	kept := []Kept{
+		{Name: "often", Kind: FaaSnap, Load: Load{PerDay: 100}},
+		{Name: "plain", Kind: Plain, Load: Load{PerDay: 1000}},
+		{Name: "seldom", Kind: FaaSnap, Load: Load{PerDay: 1}},
+		{Name: "old", Kind: FaaSnap, Load: Load{PerDay: 500}, Worthless: true},
+		{Name: "most", Kind: FaaSnap, Load: Load{PerDay: 200}},
+	}
+	for n, want := range [][]string{nil, {"most"}, {"most", "often"}, {"most", "often", "seldom"}, {"most", "often", "seldom"}} {
+		p := DefaultPolicy()
+		p.MaxStandby = n
+		if got := p.Standby(kept); !slices.Equal(got, want) {
+			t.Errorf("%d VMMs are for %v; want %v", n, got, want)
+		}
+	}
+}
+
 func TestPoliciesThatMakeNoSenseAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*Policy){
 		"no half-life":             func(p *Policy) { p.HalfLife = 0 },
 		"FaaSnap before plain":     func(p *Policy) { p.FaaSnapPerDay = p.PlainPerDay / 2 },
 		"a negative budget":        func(p *Policy) { p.MaxBytes = -1 },
+		"less than no VMM":         func(p *Policy) { p.MaxStandby = -1 },
 		"no size to compare with":  func(p *Policy) { p.ReferenceBytes = 0 },
 		"a negative time of grace": func(p *Policy) { p.MaxWarm = -1 },
 	} {

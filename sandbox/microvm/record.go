@@ -3,6 +3,7 @@ package microvm
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/volley-run/volley/faasnap"
@@ -107,6 +108,7 @@ func (d *Driver) take(r *revision, kind Kind, event []byte) (*snapshot.Snapshot,
 
 // tidyRegularly removes what is not worth its room any longer.
 func (d *Driver) tidyRegularly() {
+	d.tidy()
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
 	for {
@@ -120,7 +122,8 @@ func (d *Driver) tidyRegularly() {
 }
 
 // tidy removes snapshots that are not worth their room, or for which there is
-// none, and forgets functions that are hardly invoked.
+// none, forgets functions that are hardly invoked, and has VMMs wait for those that
+// are invoked most.
 func (d *Driver) tidy() {
 	now, p := time.Now(), d.cfg.Policy
 	var kept []Kept
@@ -131,7 +134,7 @@ func (d *Driver) tidy() {
 		load := r.load(now, p)
 		switch {
 		case r.kind != None:
-			kept = append(kept, Kept{Name: name, Load: load, Worthless: r.retired})
+			kept = append(kept, Kept{Name: name, Kind: r.kind, Load: load, Worthless: r.retired})
 			byName[name] = r
 		case load.PerDay < forgetPerDay && !load.New && !r.recording:
 			delete(d.revisions, name)
@@ -143,6 +146,24 @@ func (d *Driver) tidy() {
 		r := byName[name]
 		d.log.Info("a snapshot is not worth its room any longer", "function", r.function)
 		d.removeSnapshot(r)
+		kept = slices.DeleteFunc(kept, func(k Kept) bool { return k.Name == name })
+	}
+	d.standBy(p.Standby(kept))
+}
+
+// standBy has a VMM wait for restores of each of those snapshots, and of no other.
+func (d *Driver) standBy(names []string) {
+	counts := make(map[string]int)
+	for name := range d.cfg.Service.Standbys() {
+		counts[name] = 0
+	}
+	for _, name := range names {
+		counts[name] = 1
+	}
+	for name, count := range counts {
+		if err := d.cfg.Service.Standby(d.ctx, name, count); err != nil && !errors.Is(err, faasnap.ErrNotFound) && d.ctx.Err() == nil {
+			d.log.Warn("no VMM waits for a snapshot", "snapshot", name, "err", err)
+		}
 	}
 }
 
