@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -231,7 +232,7 @@ func noLeak(t *testing.T, s *Service) {
 			t.Fatal(err)
 		}
 	}
-	count := func() (fds, maps, dirs int) {
+	count := func() (fds, maps, dirs int, disk int64) {
 		entries := func(dir string) int {
 			e, err := os.ReadDir(dir)
 			if err != nil {
@@ -243,7 +244,18 @@ func noLeak(t *testing.T, s *Service) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return entries("/proc/self/fd"), strings.Count(string(text), s.cfg.Dir), entries(filepath.Join(s.cfg.Dir, vmsDir))
+		err = filepath.WalkDir(s.cfg.Dir, func(path string, _ fs.DirEntry, err error) error {
+			var st syscall.Stat_t
+			if err == nil {
+				err = syscall.Lstat(path, &st)
+			}
+			disk += st.Blocks * 512
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entries("/proc/self/fd"), strings.Count(string(text), s.cfg.Dir), entries(filepath.Join(s.cfg.Dir, vmsDir)), disk
 	}
 	once := func(mode Mode) {
 		v, err := s.Restore(t.Context(), "memory", mode, RestoreOptions{})
@@ -262,14 +274,16 @@ func noLeak(t *testing.T, s *Service) {
 	for _, mode := range modes {
 		once(mode)
 	}
-	fds, maps, dirs := count()
+	fds, maps, dirs, disk := count()
 	for i := range n {
 		once(modes[i%len(modes)])
 	}
 	// Another test's poller may be about to close something.
-	if f, m, d := count(); f > fds || m > maps || d > dirs {
-		t.Errorf("%d restores: descriptors %d -> %d, mappings %d -> %d, directories %d -> %d", n, fds, f, maps, m, dirs, d)
+	f, m, d, b := count()
+	if f > fds || m > maps || d > dirs || b > disk {
+		t.Errorf("%d restores: descriptors %d -> %d, mappings %d -> %d, directories %d -> %d, bytes on disk %d -> %d", n, fds, f, maps, m, dirs, d, disk, b)
 	}
+	t.Logf("%d restores: %d descriptors, %d mappings of the directory's files, %d directories of machines, %d bytes on disk", n, f, m, d, b)
 }
 
 func learns(t *testing.T, s *Service) {

@@ -99,7 +99,11 @@ func (s faasnapSummary) printRecords(w io.Writer) error {
 }
 
 func (s faasnapSummary) printGoals(w io.Writer) error {
-	return table(w, "Geometric means over functions and pairs of inputs", "of\twhat\tis\twanted\t\t", s.Goals, func(g faasnapGoal) string {
-		return fmt.Sprintf("%d\t%s\t%.3f\t%s\t%s\t", g.Of, g.Name, g.Value, g.Want, g.Verdict)
+	return table(w, "Geometric means over functions and pairs of inputs", "of\twhat\tis\twanted\t\tif restored as fast as cached\t", s.Goals, func(g faasnapGoal) string {
+		bound := ""
+		if g.Bound > 0 {
+			bound = fmt.Sprintf("%.3f", g.Bound)
+		}
+		return fmt.Sprintf("%d\t%s\t%.3f\t%s\t%s\t%s\t", g.Of, g.Name, g.Value, g.Want, g.Verdict, bound)
 	})
 }
