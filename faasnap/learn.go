@@ -132,12 +132,11 @@ func (s *Service) learn(ctx context.Context, name string, inputs [][]byte) ([]pa
 	_, err = s.write(ctx, name, true, func(d *snapshot.Draft) (snapshot.Contents, error) {
 		meta := src.snapshot.Meta()
 		c := snapshot.Contents{MemoryBytes: meta.MemoryBytes, Options: pages.DefaultOptions(), Labels: meta.Labels}
-		// The files are the same; nothing of them is written again.
 		for _, file := range append(src.snapshot.Files(), snapshot.MemoryFile) {
 			if file == runsFile {
 				continue
 			}
-			if err := os.Link(src.path(file), d.Path(file)); err != nil {
+			if err := d.Link(src.snapshot, file); err != nil {
 				return c, err
 			}
 		}

@@ -217,13 +217,7 @@ func (s *source) overlay(o RestoreOptions) *vmm.Overlay {
 // withoutLoading returns a plan that takes from the memory file what p takes
 // from the loading set.
 func withoutLoading(p *pages.Plan) (*pages.Plan, error) {
-	nonZero := pages.NewSet(p.Pages)
-	for _, r := range p.Regions {
-		if r.Source != pages.Zero {
-			nonZero.AddRange(r.Range)
-		}
-	}
-	return pages.Make(nonZero, pages.WorkingSet{Pages: p.Pages}, pages.DefaultOptions())
+	return pages.Make(p.Stored(), pages.WorkingSet{Pages: p.Pages}, pages.DefaultOptions())
 }
 
 // source returns a snapshot that was found in order: read whole once, and

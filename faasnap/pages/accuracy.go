@@ -14,16 +14,13 @@ func Measure(p *Plan, used Set) Accuracy {
 	if used.Pages() != p.Pages {
 		panic("pages: a plan and a set of different sizes")
 	}
-	loaded, stored := NewSet(p.Pages), NewSet(p.Pages)
+	loaded := NewSet(p.Pages)
 	for _, r := range p.Regions {
-		if r.Source != Zero {
-			stored.AddRange(r.Range)
-		}
 		if r.Source == Loading {
 			loaded.AddRange(r.Range)
 		}
 	}
-	used = used.Intersect(stored)
+	used = used.Intersect(p.Stored())
 	return Accuracy{UsedPages: used.Count(), LoadedPages: loaded.Count(), HitPages: used.Intersect(loaded).Count()}
 }
 

@@ -74,6 +74,17 @@ const (
 	MinMappings = 7
 )
 
+// Stored returns the pages that are not zero regions: a file has them.
+func (p *Plan) Stored() Set {
+	stored := NewSet(p.Pages)
+	for _, r := range p.Regions {
+		if r.Source != Zero {
+			stored.AddRange(r.Range)
+		}
+	}
+	return stored
+}
+
 // Options are the choices that a planner has. DefaultOptions are the thesis's.
 type Options struct {
 	// MergeGap is the largest number of pages between two regions of the

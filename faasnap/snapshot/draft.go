@@ -29,6 +29,14 @@ type Draft struct {
 	lock       io.Closer // nil once the draft has ended
 	// replaces says that there may be a snapshot, whose place this one takes.
 	replaces bool
+	// linked are the files of other snapshots, by name.
+	linked map[string]link
+}
+
+// link is a file that a draft has of another snapshot.
+type link struct {
+	of    *Snapshot
+	entry File
 }
 
 // Begin makes a draft of the snapshot dir, which must not exist; the directory
@@ -73,7 +81,7 @@ func begin(dir string) (*Draft, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("begin snapshot: %w", err), os.RemoveAll(tmp))
 		}
-		d := &Draft{dir: tmp, final: dir, lock: lock}
+		d := &Draft{dir: tmp, final: dir, lock: lock, linked: map[string]link{}}
 		if _, err := os.Lstat(tmp); err == nil {
 			return d, nil
 		}
@@ -86,6 +94,21 @@ func begin(dir string) (*Draft, error) {
 // Path returns where a file of the snapshot is to be written before Commit:
 // MemoryFile, and whatever files the VMM needs for itself.
 func (d *Draft) Path(name string) string { return filepath.Join(d.dir, name) }
+
+// Link makes a file of another snapshot one of this one too, in place of writing
+// it: MemoryFile or any of its Files. Its checksums are taken over, so it is not
+// read. The error is a *DamageError if it is another than when that snapshot was
+// opened.
+func (d *Draft) Link(from *Snapshot, name string) error {
+	if err := os.Link(from.Path(name), d.Path(name)); err != nil {
+		return fmt.Errorf("link snapshot file: %w", err)
+	}
+	if err := from.same(name, d.Path(name)); err != nil {
+		return err
+	}
+	d.linked[name] = link{of: from, entry: *from.meta.file(name)}
+	return nil
+}
 
 // Abort removes the draft. It does nothing after Commit has succeeded, or when
 // called again.
@@ -155,6 +178,10 @@ func (d *Draft) commit(ctx context.Context, c Contents) error {
 	for _, e := range entries {
 		if !e.Type().IsRegular() || e.Name() == MetaFile {
 			return fmt.Errorf("%s: not a file that a snapshot can have", d.Path(e.Name()))
+		}
+		if l, ok := d.linked[e.Name()]; ok {
+			m.Files = append(m.Files, l.entry)
+			continue
 		}
 		f, err := d.seal(ctx, e.Name())
 		if err != nil {
@@ -228,7 +255,11 @@ func Remove(dir string) error {
 
 // derive makes what follows from the memory file.
 func (d *Draft) derive(c Contents) (err error) {
-	memory, err := os.OpenFile(d.Path(MemoryFile), os.O_RDWR, 0)
+	flags := os.O_RDWR
+	if _, ok := d.linked[MemoryFile]; ok {
+		flags = os.O_RDONLY
+	}
+	memory, err := os.OpenFile(d.Path(MemoryFile), flags, 0)
 	if err != nil {
 		return err
 	}
@@ -240,11 +271,8 @@ func (d *Draft) derive(c Contents) (err error) {
 	if info.Size() != c.MemoryBytes {
 		return fmt.Errorf("%s: %d bytes: want %d", memory.Name(), info.Size(), c.MemoryBytes)
 	}
-	nonZero, err := mem.Scan(memory, c.MemoryBytes)
+	nonZero, err := d.sparse(memory, c.MemoryBytes)
 	if err != nil {
-		return err
-	}
-	if err := mem.MakeSparse(memory, nonZero); err != nil {
 		return err
 	}
 	if c.Working.Pages == 0 {
@@ -271,6 +299,28 @@ func (d *Draft) derive(c Contents) (err error) {
 		return err
 	}
 	return errors.Join(mem.Gather(loading, plan, memory), loading.Close())
+}
+
+// sparse makes holes of the zero pages of memory, and returns the others. A file
+// that is linked has its holes, and its plan knows of zero pages where there can
+// be none.
+func (d *Draft) sparse(memory *os.File, sizeBytes int64) (pages.Set, error) {
+	if l, ok := d.linked[MemoryFile]; ok {
+		data, err := mem.Data(memory, sizeBytes)
+		if err != nil {
+			return pages.Set{}, err
+		}
+		full := pages.NewSet(l.of.plan.Pages)
+		for _, r := range data {
+			full.AddRange(r)
+		}
+		return full.Intersect(l.of.plan.Stored()), nil
+	}
+	nonZero, err := mem.Scan(memory, sizeBytes)
+	if err != nil {
+		return pages.Set{}, err
+	}
+	return nonZero, mem.MakeSparse(memory, nonZero)
 }
 
 // seal brings a file to disk, makes it read-only, and returns its entry.

@@ -178,13 +178,22 @@ func (s *Snapshot) compare(f *File, chunk int, sum uint32) error {
 // restore.
 func (s *Snapshot) Unchanged() error {
 	for _, f := range s.meta.Files {
-		info, err := os.Lstat(s.Path(f.Name))
-		switch was := s.opened[f.Name]; {
-		case err != nil:
-			return s.damage(f.Name, -1, "cannot be read", err)
-		case !os.SameFile(info, was) || info.Size() != was.Size() || !info.ModTime().Equal(was.ModTime()):
-			return s.damage(f.Name, -1, "changed since it was verified", nil)
+		if err := s.same(f.Name, s.Path(f.Name)); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// same returns a *DamageError unless path is the file of that name, as it was
+// when the snapshot was opened.
+func (s *Snapshot) same(name, path string) error {
+	info, err := os.Lstat(path)
+	switch was := s.opened[name]; {
+	case err != nil:
+		return s.damage(name, -1, "cannot be read", err)
+	case !os.SameFile(info, was) || info.Size() != was.Size() || !info.ModTime().Equal(was.ModTime()):
+		return s.damage(name, -1, "changed since it was verified", nil)
 	}
 	return nil
 }
