@@ -99,37 +99,52 @@ func readRuns(snap *snapshot.Snapshot) ([]Run, error) {
 	return decodeRuns(b)
 }
 
+// LearnOptions are how a snapshot learns.
+type LearnOptions struct {
+	StartOptions
+	// Inputs are the events that are recorded, one after the other.
+	Inputs [][]byte
+	// Progress is told what is being done. May be nil.
+	Progress func(step string)
+}
+
 // Learn records further invocations of a snapshot, and plans it anew from the
 // latest runs. It returns how good the plan was for each input before. Machines
 // that were restored from the snapshot go on; a function that fails on an input
-// is an error, and changes nothing.
-func (s *Service) Learn(ctx context.Context, name string, inputs ...[]byte) ([]pages.Accuracy, error) {
-	accuracy, err := s.learn(ctx, name, inputs)
-	if err != nil {
-		return nil, fmt.Errorf("learn from inputs of snapshot %s: %w", name, err)
+// is an error (ErrFunction), and changes nothing.
+func (s *Service) Learn(ctx context.Context, name string, o LearnOptions) (*snapshot.Snapshot, []pages.Accuracy, error) {
+	if o.Progress == nil {
+		o.Progress = func(string) {}
 	}
-	return accuracy, nil
+	s.learning.Lock()
+	defer s.learning.Unlock()
+	snap, accuracy, err := s.learn(ctx, name, o)
+	if err != nil {
+		return nil, nil, fmt.Errorf("learn from inputs of snapshot %s: %w", name, err)
+	}
+	return snap, accuracy, nil
 }
 
-func (s *Service) learn(ctx context.Context, name string, inputs [][]byte) ([]pages.Accuracy, error) {
+func (s *Service) learn(ctx context.Context, name string, o LearnOptions) (*snapshot.Snapshot, []pages.Accuracy, error) {
 	src, err := s.source(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	runs, err := readRuns(src.snapshot)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	recorded, err := s.recordRuns(ctx, src, o.Inputs, o.StartOptions, o.Progress)
+	if err != nil {
+		return nil, nil, err
 	}
 	var accuracy []pages.Accuracy
-	for _, input := range inputs {
-		w, err := s.recordResident(ctx, src, input, StartOptions{})
-		if err != nil {
-			return nil, err
-		}
-		accuracy = append(accuracy, pages.Measure(src.plan, w.Set()))
-		runs = append(runs, Run{Recorded: time.Now(), Working: w})
+	for _, r := range recorded {
+		accuracy = append(accuracy, pages.Measure(src.plan, r.Working.Set()))
 	}
-	_, err = s.write(ctx, name, true, func(d *snapshot.Draft) (snapshot.Contents, error) {
+	runs = append(runs, recorded...)
+	o.Progress("plan")
+	snap, err := s.write(ctx, name, true, func(d *snapshot.Draft) (snapshot.Contents, error) {
 		meta := src.snapshot.Meta()
 		c := snapshot.Contents{MemoryBytes: meta.MemoryBytes, Options: pages.DefaultOptions(), Labels: meta.Labels}
 		for _, file := range append(src.snapshot.Files(), snapshot.MemoryFile) {
@@ -142,7 +157,21 @@ func (s *Service) learn(ctx context.Context, name string, inputs [][]byte) ([]pa
 		}
 		return putRuns(d, c, runs)
 	})
-	return accuracy, err
+	return snap, accuracy, err
+}
+
+// recordRuns records one invocation for each input.
+func (s *Service) recordRuns(ctx context.Context, src *source, inputs [][]byte, o StartOptions, progress func(step string)) ([]Run, error) {
+	var runs []Run
+	for i, input := range inputs {
+		progress(fmt.Sprintf("record input %d of %d", i+1, len(inputs)))
+		w, err := s.recordResident(ctx, src, input, o)
+		if err != nil {
+			return nil, err
+		}
+		runs = append(runs, Run{Recorded: time.Now(), Working: w})
+	}
+	return runs, nil
 }
 
 // putRuns writes runs into a draft, and plans by them.

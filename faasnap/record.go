@@ -106,14 +106,9 @@ func (s *Service) record(ctx context.Context, f *Function, o RecordOptions) (*sn
 			return c, nil
 		}
 		src := &source{name: o.Name, dir: d.Path(""), function: f, mac: c.Labels[labelMAC]}
-		var runs []Run
-		for i, input := range o.Inputs {
-			o.Progress(fmt.Sprintf("record input %d of %d", i+1, len(o.Inputs)))
-			w, err := s.recordResident(ctx, src, input, o.StartOptions)
-			if err != nil {
-				return c, err
-			}
-			runs = append(runs, Run{Recorded: time.Now(), Working: w})
+		runs, err := s.recordRuns(ctx, src, o.Inputs, o.StartOptions, o.Progress)
+		if err != nil {
+			return c, err
 		}
 		if c, err = putRuns(d, c, runs); err != nil {
 			return c, err

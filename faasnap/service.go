@@ -39,6 +39,8 @@ type Service struct {
 	log    *slog.Logger
 	lock   interface{ Close() error }
 	loader mem.Loader
+	// learning is held by whoever adds to a snapshot's runs.
+	learning sync.Mutex
 
 	mu     sync.Mutex
 	vms    map[string]*VM

@@ -18,6 +18,7 @@ import (
 	"github.com/volley-run/volley/faasnap/faasnaptest"
 	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/snapshot"
+	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/function"
 )
 
@@ -288,13 +289,16 @@ func noLeak(t *testing.T, s *Service) {
 
 func learns(t *testing.T, s *Service) {
 	large := []byte(`{"scratch": 1, "sum": true}`) // reads what no recorded input did
-	first, err := s.Learn(t.Context(), "memory", large)
+	_, first, err := s.Learn(t.Context(), "memory", LearnOptions{Inputs: [][]byte{large}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := s.Learn(t.Context(), "memory", large)
+	snap, second, err := s.Learn(t.Context(), "memory", LearnOptions{Inputs: [][]byte{large}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := snap.Verify(t.Context()); err != nil {
+		t.Error(err)
 	}
 	if first[0].Recall() > 0.7 || second[0].Recall() < 0.9 || second[0].Precision() <= 0 {
 		t.Errorf("recall %v before and %v after; want less than 0.7 and more than 0.9", first[0].Recall(), second[0].Recall())
@@ -303,8 +307,13 @@ func learns(t *testing.T, s *Service) {
 	if err != nil || len(runs) != 4 {
 		t.Errorf("%d runs, error %v; want the two recorded and the two learnt from", len(runs), err)
 	}
-	if _, err := s.Learn(t.Context(), "memory", []byte(`{"do": "fail"}`)); err == nil {
-		t.Error("it learnt from an input that the function fails on")
+	if _, _, err := s.Learn(t.Context(), "memory", LearnOptions{Inputs: [][]byte{[]byte(`{"do": "fail"}`)}}); !errors.Is(err, ErrFunction) {
+		t.Errorf("error %v; want that the function fails on the input", err)
+	}
+	tap := LearnOptions{Inputs: [][]byte{large}}
+	tap.Network = &vmm.Network{Tap: "tap-of-nobody"}
+	if _, _, err := s.Learn(t.Context(), "memory", tap); !errors.Is(err, ErrNetwork) {
+		t.Errorf("error %v; want that there was no network device", err)
 	}
 	invoke(t, restore(t, s, FaaSnap, RestoreOptions{}), "{}")
 }

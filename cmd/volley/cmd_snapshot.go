@@ -28,8 +28,8 @@ owner's only.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSnapshotRecordCommand(), newSnapshotLsCommand(), newSnapshotShowCommand(), newSnapshotVerifyCommand(),
-		newSnapshotStandbyCommand(), newSnapshotRmCommand(), newSnapshotGCCommand())
+	cmd.AddCommand(newSnapshotRecordCommand(), newSnapshotLearnCommand(), newSnapshotLsCommand(), newSnapshotShowCommand(),
+		newSnapshotVerifyCommand(), newSnapshotStandbyCommand(), newSnapshotRmCommand(), newSnapshotGCCommand())
 	return cmd
 }
 

@@ -66,24 +66,33 @@ no snapshot then.`,
 
 // prepare makes a request of arguments and flags.
 func (o *snapshotRecordOptions) prepare(args []string, stdin io.Reader) error {
-	o.req.Function, o.req.Inputs = args[0], nil
-	for _, data := range o.data {
-		event, err := readEvent(data, stdin)
-		if err != nil {
-			return err
-		}
-		o.req.Inputs = append(o.req.Inputs, event)
+	o.req.Function = args[0]
+	var err error
+	if o.req.Inputs, err = readInputs(o.data, args[1:], stdin); err != nil {
+		return err
 	}
-	if len(args) == 2 {
-		inputs, err := readEvents(args[1])
-		if err != nil {
-			return err
-		}
-		o.req.Inputs = append(o.req.Inputs, inputs...)
-	}
-	network, err := o.network.request()
-	o.req.Network = network
+	o.req.Network, err = o.network.request()
 	return err
+}
+
+// readInputs reads the events that -d gave, and those of files given as @FILE.
+func readInputs(data, files []string, stdin io.Reader) ([]json.RawMessage, error) {
+	var inputs []json.RawMessage
+	for _, d := range data {
+		event, err := readEvent(d, stdin)
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, event)
+	}
+	for _, file := range files {
+		events, err := readEvents(file)
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, events...)
+	}
+	return inputs, nil
 }
 
 // readEvents reads a file with one event after the other.

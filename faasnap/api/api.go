@@ -196,6 +196,9 @@ func (s *Server) long(w http.ResponseWriter, r *http.Request, do func(step func(
 		if e.Function != nil {
 			return s.answer(w, e.Function)
 		}
+		if e.Learned != nil {
+			return s.answer(w, e.Learned)
+		}
 		s.write(w, http.StatusCreated, e.Snapshot)
 		return nil
 	}

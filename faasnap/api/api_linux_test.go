@@ -139,6 +139,7 @@ func TestAFunctionOverTheAPI(t *testing.T) {
 		}
 	})
 	t.Run("a monitor waits for a restore", func(t *testing.T) { monitorWaits(t, c) })
+	t.Run("a snapshot learns from an input", func(t *testing.T) { learns(t, c, *e.Snapshot) })
 	t.Run("a restored machine stays", func(t *testing.T) { machineStays(t, c) })
 	t.Run("a damaged snapshot is refused", func(t *testing.T) { damageIsTold(t, c, dir) })
 }
@@ -204,6 +205,24 @@ func monitorWaits(t *testing.T, c *Client) {
 	}
 	if got := call[Standby](t, c, http.MethodPut, path, StandbyRequest{}); got != (Standby{}) {
 		t.Errorf("in the end it says %+v", got)
+	}
+}
+
+func learns(t *testing.T, c *Client, made Snapshot) {
+	learn := LearnRequest{Inputs: []json.RawMessage{[]byte(`{"a":3}`)}}
+	got := call[Learned](t, c, http.MethodPost, "/v1/snapshots/app/learn", learn)
+	if got.Snapshot.Name != "app" || got.Snapshot.ID == made.ID || got.Snapshot.Plan.LoadingPages < made.Plan.LoadingPages {
+		t.Errorf("snapshot %+v; it was %+v", got.Snapshot, made)
+	}
+	if a := got.Accuracy; len(a) != 1 || a[0].LoadedPages != made.Plan.LoadingPages || a[0].HitPages == 0 || a[0].HitPages > a[0].UsedPages {
+		t.Errorf("accuracy %+v", a)
+	}
+	learn.Inputs = append(learn.Inputs, []byte(`{"do":"fail"}`))
+	fails(t, c, CodeFunction, http.MethodPost, "/v1/snapshots/app/learn", learn)
+	learn.Network = &Network{Tap: "tap-of-nobody"}
+	fails(t, c, CodeInvalid, http.MethodPost, "/v1/snapshots/app/learn", learn)
+	if now := call[Snapshot](t, c, http.MethodGet, "/v1/snapshots/app", nil); now.ID != got.Snapshot.ID {
+		t.Error("an input that the function fails on changed the snapshot")
 	}
 }
 

@@ -61,7 +61,7 @@ func TestTheDocumentHasEveryRouteAndEveryMember(t *testing.T) {
 	schemas := doc["components"].(map[string]any)["schemas"].(map[string]any)
 	for _, v := range []any{
 		Error{}, Info{}, BuildRequest{}, Function{}, Network{}, StartRequest{}, VM{}, StartTimes{}, HostFigures{}, SnapshotRequest{}, Snapshot{},
-		SnapshotFile{}, PlanSummary{}, Plan{}, Region{}, WorkingSet{}, Resident{}, ResidentFile{}, Verified{}, Standby{}, StandbyRequest{}, CollectRequest{}, Collected{}, Garbage{},
+		SnapshotFile{}, PlanSummary{}, Plan{}, Region{}, WorkingSet{}, Resident{}, ResidentFile{}, LearnRequest{}, Learned{}, Accuracy{}, Verified{}, Standby{}, StandbyRequest{}, CollectRequest{}, Collected{}, Garbage{},
 		Functions{}, VMs{}, Snapshots{}, Event{},
 	} {
 		typ := reflect.TypeOf(v)
@@ -168,6 +168,8 @@ func TestWrongRequestsAreToldWhatIsWrong(t *testing.T) {
 		{"POST", "/v1/snapshots", `{"vm": "x", "inputs": [1]}`, 400, CodeInvalid, "inputs"},
 		{"GET", "/v1/snapshots/x", "", 404, CodeNotFound, "snapshot x"},
 		{"DELETE", "/v1/snapshots/x", "", 404, CodeNotFound, "snapshot x"},
+		{"POST", "/v1/snapshots/x/learn", `{}`, 400, CodeInvalid, "no inputs"},
+		{"POST", "/v1/snapshots/x/learn", `{"inputs": [1]}`, 404, CodeNotFound, "snapshot x"},
 		{"POST", "/v1/snapshots/x/verify", "", 404, CodeNotFound, "snapshot x"},
 		{"GET", "/v1/snapshots/x/map.svg", "", 404, CodeNotFound, "snapshot x"},
 		{"GET", "/v1/snapshots/.x/plan", "", 400, CodeInvalid, "snapshot name"},

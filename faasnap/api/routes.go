@@ -120,6 +120,11 @@ func routes() []route {
 			status: http.StatusNoContent, errors: []string{CodeNotFound}, handle: (*Server).deleteSnapshot,
 		},
 		{
+			method: "POST", path: "/v1/snapshots/{name}/learn", name: "learnSnapshot", summary: "Record further invocations of a snapshot, and plan it anew from the latest ones",
+			body: LearnRequest{}, result: Learned{}, stream: true,
+			errors: []string{CodeInvalid, CodeNotFound, CodeDamaged, CodeVersion, CodeFunction}, handle: (*Server).learnSnapshot,
+		},
+		{
 			method: "POST", path: "/v1/snapshots/{name}/verify", name: "verifySnapshot", summary: "Read all of a snapshot and compare it with its checksums",
 			result: Verified{}, errors: []string{CodeNotFound, CodeDamaged, CodeVersion}, handle: (*Server).verifySnapshot,
 		},

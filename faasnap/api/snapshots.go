@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -225,12 +226,48 @@ func (s *Server) postSnapshot(w http.ResponseWriter, r *http.Request) error {
 	}
 	o := faasnap.RecordOptions{Name: req.Name, Faults: req.Faults, Replace: req.Replace}
 	o.Network = network
-	for _, input := range req.Inputs {
-		o.Inputs = append(o.Inputs, input)
-	}
+	o.Inputs = events(req.Inputs)
 	return s.long(w, r, func(step func(string)) (Event, error) {
 		o.Progress = step
 		return s.made(s.cfg.Service.Record(r.Context(), f, o))
+	})
+}
+
+func events(inputs []json.RawMessage) [][]byte {
+	var events [][]byte
+	for _, input := range inputs {
+		events = append(events, input)
+	}
+	return events
+}
+
+func (s *Server) learnSnapshot(w http.ResponseWriter, r *http.Request) error {
+	var req LearnRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	if len(req.Inputs) == 0 {
+		return invalid(errors.New("there are no inputs to learn from"))
+	}
+	name, _, err := s.snapshot(r)
+	if err != nil {
+		return err
+	}
+	o := faasnap.LearnOptions{Inputs: events(req.Inputs)}
+	if o.Network, err = req.Network.device(); err != nil {
+		return err
+	}
+	return s.long(w, r, func(step func(string)) (Event, error) {
+		o.Progress = step
+		snap, accuracy, err := s.cfg.Service.Learn(r.Context(), name, o)
+		if err != nil {
+			return Event{}, err
+		}
+		out := Learned{Snapshot: s.snapshotOf(name, snap), Accuracy: make([]Accuracy, 0, len(accuracy))}
+		for _, a := range accuracy {
+			out.Accuracy = append(out.Accuracy, Accuracy(a))
+		}
+		return Event{Learned: &out}, nil
 	})
 }
 

@@ -198,6 +198,25 @@ type ResidentFile struct {
 	Ranges   []Range `json:"ranges" doc:"which"`
 }
 
+// LearnRequest asks for more to be recorded of a snapshot.
+type LearnRequest struct {
+	Inputs  []json.RawMessage `json:"inputs" doc:"events to record at, at least one"`
+	Network *Network          `json:"network,omitempty" doc:"network device, just if the saved machine had one"`
+}
+
+// Learned is what a snapshot is like once it has learnt.
+type Learned struct {
+	Snapshot Snapshot   `json:"snapshot" doc:"the snapshot as it is now"`
+	Accuracy []Accuracy `json:"accuracy" doc:"for each input, how good the snapshot's plan was for it before"`
+}
+
+// Accuracy says how good a plan was for an invocation, zero pages aside.
+type Accuracy struct {
+	UsedPages   int `json:"usedPages" doc:"pages that the invocation wanted"`
+	LoadedPages int `json:"loadedPages" doc:"pages that the plan loads ahead"`
+	HitPages    int `json:"hitPages" doc:"pages that are both"`
+}
+
 // Verified says that a snapshot is what was written.
 type Verified struct {
 	Name  string `json:"name" doc:"the snapshot"`
@@ -242,5 +261,6 @@ type Event struct {
 	Step     string    `json:"step,omitempty" doc:"what begins now"`
 	Function *Function `json:"function,omitempty" doc:"the result of a build"`
 	Snapshot *Snapshot `json:"snapshot,omitempty" doc:"the result of a recording"`
+	Learned  *Learned  `json:"learned,omitempty" doc:"the result of learning"`
 	Error    *Error    `json:"error,omitempty" doc:"why there is no result"`
 }
