@@ -42,7 +42,7 @@ func TestAFunctionIsBuiltRecordedShownAndCalledInAVirtualMachine(t *testing.T) {
 		t.Errorf("record: %s", e.stdout)
 	}
 	picture := filepath.Join(t.TempDir(), "map.svg")
-	if e := succeed(t, "snapshot", "show", "hello", "--svg", picture); !strings.Contains(e.stdout, "function         hello") || !strings.Contains(e.stdout, "128 KiB a character") || strings.Contains(e.stdout, "\x1b") {
+	if e := succeed(t, "snapshot", "show", "hello", "--svg", picture); !strings.Contains(e.stdout, "function         hello") || !strings.Contains(e.stdout, "128 KiB a character") || !strings.Contains(e.stdout, "in the page cache") || strings.Contains(e.stdout, "\x1b") {
 		t.Errorf("show: %s", e.stdout)
 	}
 	if text, err := os.ReadFile(picture); err != nil || !strings.Contains(string(text), "<title>pages 0 to ") {
@@ -84,6 +84,23 @@ func daemonKeepsMachines(t *testing.T, home string) {
 	}
 	if err := json.Unmarshal([]byte(succeed(t, "vm", "ls", "--json").stdout), &list); err != nil || len(list.VMs) != 1 || list.VMs[0].ID != id || list.VMs[0].State != "idle" || len(list.Functions) != 1 {
 		t.Fatalf("ls: %+v, %v", list, err)
+	}
+	succeed(t, "vm", "pause", id[:8])
+	if e := succeed(t, "vm", "show", id[:8]); !strings.Contains(e.stdout, "state          paused") || !strings.Contains(e.stdout, "snapshot       hello") || !strings.Contains(e.stdout, "memory in use") {
+		t.Errorf("show a paused machine: %s", e.stdout)
+	}
+	if e := runVolley(t, "vm", "invoke", id); e.code != 6 || !strings.Contains(e.stderr, "paused") {
+		t.Errorf("invoke a paused machine: exit status %d, %s", e.code, e.stderr)
+	}
+	succeed(t, "vm", "resume", id[:8])
+	if e := succeed(t, "vm", "invoke", id, "-d", `{"name": "Barbara"}`); !strings.Contains(e.stdout, "Hello, Barbara!") {
+		t.Errorf("invoke: %s", e.stdout)
+	}
+	if e := runVolley(t, "vm", "pause", "nobody"); e.code != 4 {
+		t.Errorf("pause nobody: exit status %d, %s", e.code, e.stderr)
+	}
+	if e := succeed(t, "snapshot", "learn", "hello", "-d", `{"name": "Donald"}`); !strings.Contains(e.stdout, "READ AHEAD") || !strings.Contains(e.stdout, "loading set") {
+		t.Errorf("learn: %s", e.stdout)
 	}
 	if e := runVolley(t, "vm", "snapshot", id[:8], "more"); e.code != 6 || !strings.Contains(e.stderr, "only one that was booted") {
 		t.Errorf("save a restored machine: exit status %d, %s", e.code, e.stderr)

@@ -126,7 +126,7 @@ func makeSnapshot(ctx context.Context, c *api.Client, req api.SnapshotRequest, a
 	s := newSteps(stderr)
 	e, err := c.Long(ctx, http.MethodPost, "/v1/snapshots", req, s.show)
 	s.close()
-	if apiErr, ok := errors.AsType[*api.Error](err); ok && apiErr.Code == api.CodeExists {
+	if hasCode(err, api.CodeExists) {
 		return withStatus(exitOutput, fmt.Errorf("%w: --replace puts the new one in its place", err))
 	}
 	if err != nil {

@@ -80,9 +80,18 @@ func (o *snapshotShowOptions) run(ctx context.Context, c *api.Client, name strin
 	if s.MAC != "" {
 		fmt.Fprintf(t, "network device\t%s\n", s.MAC)
 	}
+	var resident api.Resident
+	if err := c.Call(ctx, http.MethodGet, snapshotPath(name)+"/resident", nil, &resident); err != nil && !hasCode(err, api.CodeUnsupported) {
+		return err
+	}
+	cached := map[string]int{"memory": resident.Memory.Resident, "loading": resident.Loading.Resident}
 	fmt.Fprintf(t, "recorded faults\t%t\nfiles\t\n", s.Faults)
 	for _, f := range s.Files {
-		fmt.Fprintf(t, "  %s\t%s, %s on disk\n", f.Name, byteCount(f.SizeBytes), byteCount(f.DiskBytes))
+		fmt.Fprintf(t, "  %s\t%s, %s on disk", f.Name, byteCount(f.SizeBytes), byteCount(f.DiskBytes))
+		if n := cached[f.Name]; n > 0 {
+			fmt.Fprintf(t, ", %s in the page cache", byteCount(int64(n)*pages.Size))
+		}
+		fmt.Fprintln(t)
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

@@ -36,7 +36,7 @@ mmdebstrap to build functions.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newVMBuildCommand(), newVMBootCommand(), newVMRestoreCommand(), newVMInvokeCommand(), newVMSnapshotCommand(),
-		newVMLsCommand(), newVMRmCommand(), newVMDaemonCommand())
+		newVMLsCommand(), newVMShowCommand(), newVMPauseCommand(), newVMResumeCommand(), newVMRmCommand(), newVMDaemonCommand())
 	return cmd
 }
 

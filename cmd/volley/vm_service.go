@@ -187,6 +187,12 @@ func vmStatus(err error) error {
 	return err
 }
 
+// hasCode reports whether err is the API's, of that code.
+func hasCode(err error, code string) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Code == code
+}
+
 // steps shows what a command that takes long does, and for how long it has.
 type steps struct {
 	display *progress.Display
