@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"slices"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"github.com/volley-run/volley/faasnap/pages"
 	"github.com/volley-run/volley/faasnap/snapshot"
 	"github.com/volley-run/volley/faasnap/vmm"
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // loads is what brings a guest's memory in beside the VMM: a loader, or a
@@ -313,7 +313,7 @@ func (v *VM) handle(l *loads, socket string, files mem.GuestFiles, memory, loadi
 		l.own = append(l.own, f)
 		*to.file = f
 	}
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	listener, err := sys.ListenUnix(socket) // it goes with the machine's directory
 	if err != nil {
 		return fmt.Errorf("serve page faults: %w", err)
 	}

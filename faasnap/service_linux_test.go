@@ -119,7 +119,7 @@ func restoreModes() []Mode { return Modes()[1:] }
 
 // One snapshot serves all of this: a boot takes seconds.
 func TestSnapshots(t *testing.T) {
-	s := openService(t, t.TempDir())
+	s := openService(t, filepath.Join(t.TempDir(), strings.Repeat("d", 200))) // a path that is too long for a socket's
 	f := buildMemoryFunction(t, s)
 	snap, err := s.Record(t.Context(), f, RecordOptions{Inputs: [][]byte{[]byte(`{}`), []byte(`{"scratch": 4}`)}, Faults: true})
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/volley-run/volley/faasnap/api"
+	"github.com/volley-run/volley/internal/sys"
 )
 
 type vmDaemonOptions struct {
@@ -136,7 +137,7 @@ func (o *vmDaemonOptions) listeners(ctx context.Context, socket string) (listene
 	if answers(ctx, socket) == nil {
 		return nil, withStatus(exitPlatform, fmt.Errorf("another daemon answers at %s", socket))
 	}
-	l, err := listenPrivately(ctx, socket)
+	l, err := listenPrivately(socket)
 	if err != nil {
 		return nil, usagef("listen on %s: %w; choose another path with --socket", socket, err)
 	}
@@ -160,7 +161,7 @@ type privateListener struct {
 
 // listenPrivately listens on a unix socket that is never anybody's but its
 // owner's, in the place of one that a daemon left that was killed.
-func listenPrivately(ctx context.Context, path string) (l net.Listener, err error) {
+func listenPrivately(path string) (l net.Listener, err error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, errors.New("there is something else than a socket")
 	}
@@ -173,14 +174,10 @@ func listenPrivately(ctx context.Context, path string) (l net.Listener, err erro
 			l, err = nil, errors.Join(removeErr, l.Close())
 		}
 	}()
-	var lc net.ListenConfig
 	hidden := filepath.Join(dir, "s")
-	made, err := lc.Listen(ctx, "unix", hidden)
+	made, err := sys.ListenUnix(hidden)
 	if err != nil {
 		return nil, err
-	}
-	if unix, ok := made.(*net.UnixListener); ok {
-		unix.SetUnlinkOnClose(false)
 	}
 	if err = os.Chmod(hidden, 0o600); err == nil {
 		err = os.Rename(hidden, path)

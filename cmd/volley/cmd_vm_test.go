@@ -148,6 +148,27 @@ func TestADataDirectoryThatIsInUseIsToldAtOnce(t *testing.T) {
 	}
 }
 
+func TestADaemonMayListenWhereThePathIsLong(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("d", 200))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "vm.sock")
+	l, err := listenPrivately(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := answers(t.Context(), socket); err != nil || l.Addr().String() != socket {
+		t.Errorf("nobody answers at %s: %v", l.Addr(), err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
 func TestPagesInABrowserCannotCallTheAPI(t *testing.T) {
 	h := keepPagesOut(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	tcp, unix := net.Addr(&net.TCPAddr{}), net.Addr(&net.UnixAddr{Net: "unix"})

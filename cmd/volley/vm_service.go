@@ -21,6 +21,7 @@ import (
 	"github.com/volley-run/volley/faasnap/vmm/firecracker"
 	"github.com/volley-run/volley/faasnap/vmm/qemu"
 	"github.com/volley-run/volley/internal/progress"
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // vmOptions say where FaaSnap's daemon is, or else where its data is.
@@ -155,8 +156,9 @@ func (o *vmOptions) use(ctx context.Context, n need, how *vmmOptions, f func(*ap
 
 // answers returns why nobody listens at a socket, or nil.
 func answers(ctx context.Context, socket string) error {
-	d := net.Dialer{Timeout: 5 * time.Second}
-	conn, err := d.DialContext(ctx, "unix", socket)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := sys.DialUnix(ctx, socket)
 	if err != nil {
 		if op, ok := errors.AsType[*net.OpError](err); ok {
 			return op.Err

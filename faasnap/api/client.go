@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // Error returns the message.
@@ -29,8 +31,7 @@ type Client struct {
 // it.
 func NewClient(socket string) *Client {
 	return newClient(func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
+		return sys.DialUnix(ctx, socket)
 	})
 }
 

@@ -6,6 +6,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 func connectAgent(ctx context.Context, socket string) (_ net.Conn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	conn, err := sys.DialUnix(ctx, socket)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the agent: %w", err)
 	}

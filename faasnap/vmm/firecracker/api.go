@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+
+	"github.com/volley-run/volley/internal/sys"
 )
 
 // The bodies of Firecracker's API, as far as they are used here.
@@ -91,7 +93,7 @@ type client struct{ http http.Client }
 func newClient(socket string) *client {
 	return &client{http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
+			return sys.DialUnix(ctx, socket)
 		},
 		DisableCompression: true,
 	}}}

@@ -30,8 +30,6 @@ const (
 	pageBytes = 2 * mib
 	// maxCPUs is Firecracker's limit.
 	maxCPUs = 32
-	// maxSocketPath is how long the path of a unix socket may be.
-	maxSocketPath = 107
 	// consoleOptions are what the kernel has to be told about Firecracker's
 	// hardware: the console, how to switch off, and what not to look for.
 	consoleOptions = "console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd"
@@ -235,9 +233,6 @@ func (d *Driver) start(ctx context.Context, v *VM, run func(*VM) error) (_ *VM, 
 	}
 	if v.dir, err = filepath.Abs(v.dir); err != nil {
 		return nil, err
-	}
-	if longest := v.path(agentSocket); len(longest) > maxSocketPath {
-		return nil, fmt.Errorf("the path of socket %s has %d bytes: want a directory with a path so short that it has %d", longest, len(longest), maxSocketPath)
 	}
 	binary, err := d.find()
 	if err != nil {

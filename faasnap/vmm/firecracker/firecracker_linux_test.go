@@ -75,7 +75,7 @@ func TestFirecrackerItself(t *testing.T) {
 	}
 	var console bytes.Buffer
 	b := newBoot(t)
-	b.MemoryBytes, b.Dir, b.Console = 128<<20, shortDir(t), &console
+	b.MemoryBytes, b.Dir, b.Console = 128<<20, t.TempDir(), &console
 	if err := os.WriteFile(b.Kernel, testenv.TinyKernel("hello"), 0o600); err != nil {
 		t.Fatal(err)
 	}

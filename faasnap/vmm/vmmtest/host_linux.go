@@ -45,7 +45,7 @@ func handle(t *testing.T, v *saved) string {
 func listen(t *testing.T, f func(context.Context, *net.UnixConn) error, after ...func() error) string {
 	t.Helper()
 	socket := filepath.Join(newDir(t), "socket")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	l, err := sys.ListenUnix(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
