@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 )
 
 // monitor is a conversation with QEMU in QMP, its machine protocol: commands
@@ -137,7 +138,9 @@ func (m *monitor) run(ctx context.Context, oob []byte, commands ...command) (jso
 		}
 		text = append(text, b...)
 	}
-	if _, _, err := m.conn.WriteMsgUnix(text, oob, nil); err != nil {
+	if _, _, err := m.conn.WriteMsgUnix(text, oob, nil); errors.Is(err, syscall.EPIPE) {
+		return nil, fmt.Errorf("%s: %w", commands[0].Execute, errEnded)
+	} else if err != nil {
 		return nil, fmt.Errorf("%s: %w", commands[0].Execute, err)
 	}
 	var last json.RawMessage
