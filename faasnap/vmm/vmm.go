@@ -68,7 +68,8 @@ type Boot struct {
 	// file has what the guest writes. It is MemoryBytes long and full of zeros.
 	// A driver that cannot share memory leaves it alone until Save.
 	Memory string
-	// Console takes what the guest's kernel prints, in order. May be nil.
+	// Console takes what the guest's kernel prints, in order. May be nil. Once
+	// it fails it gets nothing more, and the guest goes on; see Patient.
 	Console io.Writer
 	// Dir is a directory for sockets and the like, which the caller removes.
 	Dir string

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/internal/tail"
 )
@@ -40,7 +41,7 @@ func startProcess(binary, dir, namespace string, console io.Writer) (*process, e
 	p.cmd.Dir = dir
 	p.cmd.Stderr = &p.stderr
 	if console != nil {
-		p.cmd.Stdout = &patient{to: console}
+		p.cmd.Stdout = vmm.Patient(console)
 	}
 	p.cmd.WaitDelay = time.Second
 	sys.NewGroup(p.cmd)
@@ -143,20 +144,4 @@ func (p *process) retry(ctx context.Context, f func(context.Context) error) erro
 		case <-time.After(wait):
 		}
 	}
-}
-
-// patient is a Writer that never fails, so that the guest can go on when nobody
-// reads its console any more.
-type patient struct {
-	to     io.Writer
-	failed bool
-}
-
-// Write implements io.Writer.
-func (w *patient) Write(p []byte) (int, error) {
-	if !w.failed {
-		_, err := w.to.Write(p)
-		w.failed = err != nil
-	}
-	return len(p), nil
 }

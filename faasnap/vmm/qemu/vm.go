@@ -93,7 +93,7 @@ func (v *vm) attachConsole(l *launch, console io.Writer) error {
 	}
 	l.arg("-chardev", fmt.Sprintf("socket,id=console,fd=%d", fd))
 	v.console.Go(func() {
-		_, _ = io.Copy(console, r) // it ends with QEMU
+		_, _ = io.Copy(vmm.Patient(console), r) // it ends with QEMU
 		_ = r.Close()
 	})
 	return nil

@@ -40,6 +40,29 @@ func (s *suite) boots(t *testing.T) {
 	}
 }
 
+func (s *suite) consoleFails(t *testing.T) {
+	b, _ := s.newBoot(t)
+	broken := &brokenConsole{}
+	b.Console = broken
+	m := s.start(t, b)
+	m.echo(t)
+	if err := m.vm.Close(); err != nil {
+		t.Error(err)
+	}
+	if broken.writes != 1 {
+		t.Errorf("%d writes to a console that fails; want the first only", broken.writes)
+	}
+}
+
+// brokenConsole fails, and counts how often.
+type brokenConsole struct{ writes int }
+
+// Write implements io.Writer.
+func (c *brokenConsole) Write([]byte) (int, error) {
+	c.writes++
+	return 0, errors.New("nobody looks")
+}
+
 func (s *suite) pauses(t *testing.T) {
 	b, _ := s.newBoot(t)
 	m := s.start(t, b)

@@ -74,6 +74,7 @@ func Test(t *testing.T, c Config) {
 		run  func(*testing.T)
 	}{
 		{"a booted guest has an agent and a console", s.boots},
+		{"a guest goes on when its console fails", s.consoleFails},
 		{"a paused guest stands still until it is resumed", s.pauses},
 		{"a guest can be saved twice", s.savesTwice},
 		{"a restored guest has the memory that was saved", s.restores},
