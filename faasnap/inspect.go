@@ -27,6 +27,13 @@ func (s *Service) Inspect(name string) (*snapshot.Snapshot, error) {
 // FunctionOf returns the name of the function that a snapshot is of.
 func FunctionOf(s *snapshot.Snapshot) string { return s.Meta().Labels[labelFunction] }
 
+// VMMOf returns which VMM a snapshot is for, as Service.Version has it.
+func VMMOf(s *snapshot.Snapshot) string { return s.Meta().Labels[labelVMM] }
+
+// MACOf returns the address of the network device of a snapshot's machine; empty
+// if it had none.
+func MACOf(s *snapshot.Snapshot) string { return s.Meta().Labels[labelMAC] }
+
 // HasFaults reports whether a snapshot has what the modes REAP, Concurrent and
 // Groups need.
 func HasFaults(s *snapshot.Snapshot) bool { return slices.Contains(s.Files(), faultsFile) }

@@ -19,7 +19,7 @@ import (
 func (s *Server) snapshotOf(name string, snap *snapshot.Snapshot) Snapshot {
 	meta, plan, working := snap.Meta(), snap.Plan(), snap.Working()
 	out := Snapshot{
-		Name: name, ID: meta.ID, Created: meta.Created, Function: faasnap.FunctionOf(snap), VMM: meta.Labels["vmm"], MAC: meta.Labels["mac"],
+		Name: name, ID: meta.ID, Created: meta.Created, Function: faasnap.FunctionOf(snap), VMM: faasnap.VMMOf(snap), MAC: faasnap.MACOf(snap),
 		Faults: faasnap.HasFaults(snap), MemoryBytes: meta.MemoryBytes, Plan: &PlanSummary{Pages: plan.Pages, WorkingPages: working.Set().Count(), Groups: len(working.Groups)},
 	}
 	p := out.Plan
