@@ -21,13 +21,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
+	"github.com/volley-run/volley/internal/testenv"
 	"github.com/volley-run/volley/sophon/controller"
 )
 
 // daemon is a volley command that serves until it is told to end.
 type daemon struct {
 	cmd  *exec.Cmd
-	out  *syncBuffer
+	out  *testenv.Buffer
 	done chan struct{}
 	// address is what the first line of its output names.
 	address string
@@ -37,7 +38,7 @@ type daemon struct {
 // It is stopped, and its end waited for, when the test ends.
 func startDaemon(t *testing.T, env []string, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{cmd: exec.Command(volley, args...), out: &syncBuffer{}, done: make(chan struct{})}
+	d := &daemon{cmd: exec.Command(volley, args...), out: &testenv.Buffer{}, done: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
 	d.cmd.Env = append(os.Environ(), env...)
 	if err := d.cmd.Start(); err != nil {

@@ -11,9 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/volley-run/volley/internal/testenv"
 )
 
 // volley is the program under test; TestMain sets it and nobody else.
@@ -100,7 +101,7 @@ func (e ended) result(t *testing.T) result {
 // process is a volley that is running.
 type process struct {
 	cmd            *exec.Cmd
-	stdout, stderr *syncBuffer
+	stdout, stderr *testenv.Buffer
 	done           chan struct{}
 }
 
@@ -109,7 +110,7 @@ type process struct {
 func startVolley(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	p := &process{cmd: exec.CommandContext(ctx, volley, args...), stdout: &syncBuffer{}, stderr: &syncBuffer{}, done: make(chan struct{})}
+	p := &process{cmd: exec.CommandContext(ctx, volley, args...), stdout: &testenv.Buffer{}, stderr: &testenv.Buffer{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.WaitDelay = 5 * time.Second
@@ -147,24 +148,6 @@ func (p *process) running() bool {
 	default:
 		return true
 	}
-}
-
-// syncBuffer is a bytes.Buffer for one writer and any readers.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // eventually waits until ok, looking often.

@@ -56,7 +56,7 @@ while True:
     c.sendall((os.environ["VOLLEY_ADDRESS"] + " " + peer[0]).encode())
     c.close()
 `)
-		out := &syncBuffer{}
+		out := &testenv.Buffer{}
 		server.Stdout, server.Stderr = out, out
 		if err := server.Start(); err != nil {
 			t.Fatal(err)
@@ -256,7 +256,7 @@ func testAgents(t *testing.T, setup func(start func(node int, ready string, args
 	start := func(node int, ready string, args ...string) {
 		t.Helper()
 		cmd := onNode(nodes[node], args...)
-		out := &syncBuffer{}
+		out := &testenv.Buffer{}
 		cmd.Stdout, cmd.Stderr = out, out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -1,7 +1,6 @@
 package guest_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,26 +21,8 @@ import (
 	"github.com/volley-run/volley/sandbox/sandboxtest"
 )
 
-// console collects what a guest prints.
-type console struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (c *console) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.text.Write(p)
-}
-
-func (c *console) String() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.text.String()
-}
-
 // boot starts QEMU without KVM, and returns the stream to the agent and QEMU.
-func boot(t *testing.T, image guest.Image, more ...string) (*os.File, *exec.Cmd, *console) {
+func boot(t *testing.T, image guest.Image, more ...string) (*os.File, *exec.Cmd, *testenv.Buffer) {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -66,7 +46,7 @@ func boot(t *testing.T, image guest.Image, more ...string) (*os.File, *exec.Cmd,
 	}
 	qemu := exec.Command("qemu-system-x86_64", append(args, more...)...)
 	qemu.ExtraFiles = []*os.File{remote}
-	out := &console{}
+	out := &testenv.Buffer{}
 	qemu.Stdout, qemu.Stderr = out, out
 	if err := qemu.Start(); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package vmmtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,13 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/pages"
 	"github.com/volley-run/volley/faasnap/vmm"
+	"github.com/volley-run/volley/internal/testenv"
 )
 
 // Kind is a kind of memory that a guest is restored with: a field of vmm.Memory.
@@ -126,9 +125,9 @@ func newDir(t *testing.T) string {
 }
 
 // newBoot returns a guest to be booted. Memory is what Save shall write to.
-func (s *suite) newBoot(t *testing.T) (vmm.Boot, *console) {
+func (s *suite) newBoot(t *testing.T) (vmm.Boot, *testenv.Buffer) {
 	t.Helper()
-	b, out := s.Boot(t), new(console)
+	b, out := s.Boot(t), new(testenv.Buffer)
 	b.Dir, b.Console = newDir(t), out
 	b.Memory = filepath.Join(newDir(t), "memory")
 	f, err := os.Create(b.Memory)
@@ -364,25 +363,6 @@ func (s *suite) memorySum(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return sum
-}
-
-// console keeps what a guest prints.
-type console struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (c *console) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.b.Write(p)
-}
-
-func (c *console) has(text string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return bytes.Contains(c.b.Bytes(), []byte(text))
 }
 
 // AskLine asks in lines, and reads no further than the answer.

@@ -170,7 +170,7 @@ func (l *lab) start(in string, stop func(*exec.Cmd), environment string, args ..
 	l.Helper()
 	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + in, "--"}, args...)...)
 	cmd.Env = append(os.Environ(), environment)
-	var out lockedBuffer
+	var out testenv.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	input, err := cmd.StdinPipe()
 	if err == nil {
@@ -352,22 +352,4 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// lockedBuffer is what a program has written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
+	"github.com/volley-run/volley/internal/testenv"
 	"github.com/volley-run/volley/sophon/bus/natsserver"
 )
 
@@ -186,29 +187,12 @@ func TestShutdownIsIdempotentAndEndsConnections(t *testing.T) {
 }
 
 func TestTheServersLogGoesToSlog(t *testing.T) {
-	var text lockedBuilder
+	var text testenv.Buffer
 	log := slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	start(t, natsserver.Config{Log: log}).Shutdown()
 	if have := text.String(); !strings.Contains(have, "source=nats-server") || strings.Contains(have, "level=WARN") || strings.Contains(have, "level=ERROR") {
 		t.Errorf("logged:\n%s", have)
 	}
-}
-
-type lockedBuilder struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuilder) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuilder) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // storeUntilKilled is the other process of the test below. It prints the
