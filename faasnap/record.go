@@ -175,7 +175,7 @@ func (v *VM) save(ctx context.Context, d *snapshot.Draft, c snapshot.Contents) (
 	if err != nil {
 		return c, err
 	}
-	if _, err := v.agent.Quiesce(ctx, touched); err != nil {
+	if err := v.agent.Quiesce(ctx, touched); err != nil {
 		return c, v.explain(err)
 	}
 	if err := v.vm.Pause(ctx); err != nil {

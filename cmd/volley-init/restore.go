@@ -154,9 +154,5 @@ func (s *session) quiet() {
 		// is as good, only larger.
 		_ = sys.ZeroFreeMemory(keepFreeBytes, asked.TouchedBytes)
 	}
-	free, err := sys.FreeMemory()
-	if err != nil {
-		free = 0 // not known
-	}
-	_ = s.enc.Quiet(&frame.Quiet{Number: asked.Number, FreeBytes: free}) // listen notices a host that is gone
+	_ = s.enc.Quiet(&frame.Quiet{Number: asked.Number}) // listen notices a host that is gone
 }

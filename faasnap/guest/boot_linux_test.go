@@ -162,14 +162,9 @@ func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
 	}
 	t.Logf("first invocation: %v at %v s of uptime", resp.Run, first.Uptime)
 
-	memory, err := a.Quiesce(ctx, 0)
-	if err != nil {
+	if err := a.Quiesce(ctx, 0); err != nil {
 		t.Fatal(err)
 	}
-	if memory.FreeBytes < 16<<20 || memory.FreeBytes > 256<<20 {
-		t.Errorf("%d bytes of memory are free", memory.FreeBytes)
-	}
-	t.Logf("%d MiB of memory are free", memory.FreeBytes>>20)
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -48,10 +48,6 @@ func AddEntropy(urandom *os.File, seed []byte) error { return addEntropy(urandom
 // OpenEntropy opens the kernel's random numbers for AddEntropy.
 func OpenEntropy() (*os.File, error) { return openEntropy() }
 
-// FreeMemory returns how many bytes of memory nothing uses at all, caches
-// neither.
-func FreeMemory() (int64, error) { return freeMemory() }
-
 // ZeroFreeMemory makes memory that nothing uses zero, but for the last keep
 // bytes of it, by asking the kernel for it and giving it back. If touched is not
 // 0, only so much of the machine's memory is not zero anyway: then no more is

@@ -45,33 +45,26 @@ func Resume(ctx context.Context, conn Conn, r Restore, opts Options) (*Agent, er
 	return a, nil
 }
 
-// Memory is what a guest tells of its memory.
-type Memory struct {
-	// FreeBytes is how much nothing uses, caches neither; 0 is not known.
-	FreeBytes int64
-}
-
 // Quiesce waits until nothing is under way in a sandbox that runs no
 // invocation: the function waits for an event, and all that it has logged has
 // arrived. Then its virtual machine can be written down. An event undoes it. It is
 // called by one goroutine at a time. touchedBytes is how much of the guest's
 // memory is not as it was at the start, which is zero; 0 is not known.
-func (a *Agent) Quiesce(ctx context.Context, touchedBytes int64) (Memory, error) {
+func (a *Agent) Quiesce(ctx context.Context, touchedBytes int64) error {
 	number := a.quiesced.Add(1)
 	if err := a.enc.Quiesce(&frame.Quiesce{Number: number, TouchedBytes: touchedBytes}); err != nil {
-		return Memory{}, fmt.Errorf("quiesce sandbox: %w", err)
+		return fmt.Errorf("quiesce sandbox: %w", err)
 	}
 	for {
 		select {
 		case q := <-a.quiet:
-			if q.Number != number {
-				continue // an answer that nobody waited for
-			}
-			return Memory{FreeBytes: q.FreeBytes}, nil
+			if q.Number == number {
+				return nil
+			} // else nobody waited for it
 		case <-a.done:
-			return Memory{}, fmt.Errorf("quiesce sandbox: volley-init ended: %w", a.readErr)
+			return fmt.Errorf("quiesce sandbox: volley-init ended: %w", a.readErr)
 		case <-ctx.Done():
-			return Memory{}, fmt.Errorf("quiesce sandbox: %w", context.Cause(ctx))
+			return fmt.Errorf("quiesce sandbox: %w", context.Cause(ctx))
 		}
 	}
 }

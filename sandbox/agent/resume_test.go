@@ -94,7 +94,7 @@ func TestAGuestThatCannotBeRestoredRunsNothing(t *testing.T) {
 	if resp, err := a.Invoke(t.Context(), request("two")); err == nil || !resp.Broken {
 		t.Errorf("%+v, error %v", resp, err)
 	}
-	if _, err := a.Quiesce(t.Context(), 0); err == nil || !strings.Contains(err.Error(), "no clock") && !strings.Contains(err.Error(), "closed") {
+	if err := a.Quiesce(t.Context(), 0); err == nil || !strings.Contains(err.Error(), "no clock") && !strings.Contains(err.Error(), "closed") {
 		t.Errorf("quiesce: %v", err)
 	}
 }
@@ -109,7 +109,7 @@ func TestQuiesceWaitsForTheGuest(t *testing.T) {
 			}
 			go func() {
 				<-quiet
-				_ = f.enc.Quiet(&frame.Quiet{Number: q.Number, FreeBytes: int64(100 + q.Number)})
+				_ = f.enc.Quiet(&frame.Quiet{Number: q.Number})
 			}()
 			return
 		}
@@ -117,12 +117,12 @@ func TestQuiesceWaitsForTheGuest(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := a.Quiesce(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
+	if err := a.Quiesce(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("before: %v", err)
 	}
 	close(quiet)
-	if memory, err := a.Quiesce(t.Context(), 0); err != nil || memory.FreeBytes != 102 {
-		t.Errorf("%+v, error %v", memory, err)
+	if err := a.Quiesce(t.Context(), 0); err != nil {
+		t.Error(err)
 	}
 	// It goes on as if nothing had been.
 	if _, err := a.Invoke(t.Context(), request("one")); err != nil {

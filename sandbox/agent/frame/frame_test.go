@@ -51,7 +51,7 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		restore := Restore{Time: rapid.Int64().Draw(t, "clock"), ID: rapid.String().Draw(t, "machine")}
 		copy(restore.Seed[:], rapid.SliceOfN(rapid.Byte(), SeedBytes, SeedBytes).Draw(t, "seed"))
 		quiesce := Quiesce{Number: rapid.Uint64().Draw(t, "asked")}
-		quiet := Quiet{Number: rapid.Uint64().Draw(t, "answered"), FreeBytes: rapid.Int64().Draw(t, "free")}
+		quiet := Quiet{Number: rapid.Uint64().Draw(t, "answered")}
 		for _, err := range []error{
 			enc.Event(&ev), enc.Reply(TypeResponse, &reply), enc.Log(&log), enc.Encode(TypeShutdown, nil), enc.Restore(&restore), enc.Quiet(&quiet),
 			enc.Quiesce(&quiesce),
@@ -211,7 +211,7 @@ func FuzzDecoder(f *testing.F) {
 		enc.Log(&Log{Stream: Stdout, ID: "id", Lines: AppendLine(nil, []byte("line"))}),
 		enc.JSON(TypeBoot, Boot{Argv: []string{"x"}}),
 		enc.Restore(&Restore{Time: 1, ID: "id"}),
-		enc.Quiet(&Quiet{FreeBytes: 1}),
+		enc.Quiet(&Quiet{Number: 1}),
 	} {
 		if err != nil {
 			f.Fatal(err)

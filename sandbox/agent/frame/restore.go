@@ -71,19 +71,13 @@ func ParseQuiesce(body []byte) (Quiesce, error) {
 	return q, nil
 }
 
-// Quiet says that nothing is under way in a guest. Its body is Number (8 bytes)
-// and FreeBytes (8 bytes).
+// Quiet says that nothing is under way in a guest. Its body is Number (8 bytes).
 type Quiet struct {
 	// Number is that of the last Quiesce.
 	Number uint64
-	// FreeBytes is how much memory nothing uses, or 0 if that is not known.
-	FreeBytes int64
 }
 
-func (q *Quiet) appendHead(b []byte) []byte {
-	b = binary.BigEndian.AppendUint64(b, q.Number)
-	return binary.BigEndian.AppendUint64(b, uint64(q.FreeBytes))
-}
+func (q *Quiet) appendHead(b []byte) []byte { return binary.BigEndian.AppendUint64(b, q.Number) }
 
 func (q *Quiet) payload() []byte { return nil }
 
@@ -93,7 +87,7 @@ func (e *Encoder) Quiet(q *Quiet) error { return e.encode(TypeQuiet, q) }
 // ParseQuiet reads the body of a TypeQuiet.
 func ParseQuiet(body []byte) (Quiet, error) {
 	p := parser{rest: body}
-	q := Quiet{Number: p.uint64(), FreeBytes: int64(p.uint64())}
+	q := Quiet{Number: p.uint64()}
 	if p.bad || len(p.rest) > 0 {
 		return Quiet{}, fmt.Errorf("%w: quiet of %d bytes", ErrMalformed, len(body))
 	}
