@@ -1,6 +1,7 @@
 package mem
 
 import (
+	"context"
 	"io"
 
 	"github.com/volley-run/volley/faasnap/pages"
@@ -12,6 +13,10 @@ type GuestFiles struct {
 	// Memory and Loading are the plan's files. Loading may be nil if the plan
 	// loads nothing.
 	Memory, Loading io.ReaderAt
+	// Fetch, if there is one, brings bytes of Memory from afar, to be read there
+	// when it has returned nil. Several calls are under way at a time, while
+	// faults on other pages are served.
+	Fetch func(ctx context.Context, offset, length int64) error
 	// Check, if there is one, looks at the loading set as it is read: see
 	// LoadFile. It needs the whole set, in chunks of LoadChunk.
 	Check func(offset int64, chunk []byte) error

@@ -48,11 +48,11 @@ func (g *Guest) Serve(ctx context.Context, f GuestFiles) error {
 	s.wakeFD = wake
 	ctx, cancel := context.WithCancel(ctx)
 	s.ahead = make(chan ahead, 4)
-	var wg sync.WaitGroup
-	defer wg.Wait() // before wake is closed
+	s.fetched = make(chan fetched, 64)
+	defer s.helpers.Wait() // before wake is closed
 	defer cancel()
-	wg.Go(func() { s.readAhead(ctx) })
-	wg.Go(func() { <-ctx.Done(); s.wakeUp() })
+	s.helpers.Go(func() { s.readAhead(ctx) })
+	s.helpers.Go(func() { <-ctx.Done(); s.wakeUp() })
 	err = s.run(ctx)
 	if errors.Is(err, errGone) {
 		return nil
@@ -76,7 +76,15 @@ type server struct {
 	events  []byte
 	buf     []byte
 	ahead   chan ahead
+	fetched chan fetched
+	helpers sync.WaitGroup // all goroutines but that of run
 	wakeFD  int
+}
+
+// fetched is a page whose contents have come from afar, or why not.
+type fetched struct {
+	page int
+	err  error
 }
 
 // ahead is a piece of the loading set, or what comes after the last one.
@@ -181,7 +189,7 @@ func (s *server) run(ctx context.Context) error {
 	}
 	for {
 		timeout := -1
-		if len(s.ahead) > 0 || len(s.faults) > 0 {
+		if len(s.ahead) > 0 || len(s.fetched) > 0 || len(s.faults) > 0 {
 			timeout = 0
 		}
 		if _, err := unix.Poll(poll, timeout); err != nil && err != unix.EINTR {
@@ -202,11 +210,18 @@ func (s *server) run(ctx context.Context) error {
 		for len(s.faults) > 0 {
 			addr := s.faults[0]
 			s.faults = s.faults[1:]
-			if err := s.serve(addr); err != nil {
+			if err := s.serve(ctx, addr); err != nil {
 				return err
 			}
 		}
 		select {
+		case f := <-s.fetched:
+			if f.err != nil {
+				return f.err
+			}
+			if err := s.copyFile(f.page); err != nil {
+				return err
+			}
 		case a := <-s.ahead:
 			if a.last {
 				if s.files.Loaded != nil {
@@ -265,7 +280,7 @@ func (s *server) remove(start, end uint64) {
 }
 
 // serve makes the page at an address present.
-func (s *server) serve(addr uint64) error {
+func (s *server) serve(ctx context.Context, addr uint64) error {
 	s.stats.faults.Add(1)
 	i := 0
 	for i < len(s.regions) && (addr < s.regions[i].Address || addr-s.regions[i].Address >= s.regions[i].Size) {
@@ -278,21 +293,51 @@ func (s *server) serve(addr uint64) error {
 	if s.files.Faulted != nil {
 		s.files.Faulted(page)
 	}
-	r, _ := s.files.Plan.At(page)
+	r, around := s.around(page)
 	if s.removed.Has(page) || r.Source == pages.Zero {
 		return s.zero(page)
 	}
+	if r.Source == pages.Memory && s.files.Fetch != nil {
+		s.helpers.Go(func() { s.fetch(ctx, page, around) })
+		return nil
+	}
+	return s.copyFile(page)
+}
+
+// around returns the region of a page, and what of it a fault on that page makes
+// present.
+func (s *server) around(page int) (pages.Region, pages.Range) {
+	r, _ := s.files.Plan.At(page)
+	first := page &^ (s.files.FaultPages - 1)
+	return r, pages.Range{Start: max(r.Start, first), End: min(r.End, first+s.files.FaultPages)}
+}
+
+// fetch has pages of the memory file fetched, and hands the one that is waited
+// for to run.
+func (s *server) fetch(ctx context.Context, page int, around pages.Range) {
+	err := s.files.Fetch(ctx, int64(around.Start)*pages.Size, int64(around.Len())*pages.Size)
+	if err != nil {
+		err = fmt.Errorf("fetch guest pages %v: %w", around, err)
+	}
+	select {
+	case s.fetched <- fetched{page, err}:
+		s.wakeUp()
+	case <-ctx.Done():
+	}
+}
+
+// copyFile makes a page, and what is around it, present from its file.
+func (s *server) copyFile(page int) error {
+	r, around := s.around(page)
 	file := s.files.Memory
 	if r.Source == pages.Loading {
 		file = s.files.Loading
 	}
-	first := page &^ (s.files.FaultPages - 1)
-	start, end := max(r.Start, first), min(r.End, first+s.files.FaultPages)
-	b := s.buf[:(end-start)*pages.Size]
-	if err := readFull(file, b, int64(r.Offset+start-r.Start)*pages.Size); err != nil {
-		return fmt.Errorf("read guest pages [%d,%d) from %v file: %w", start, end, r.Source, err)
+	b := s.buf[:around.Len()*pages.Size]
+	if err := readFull(file, b, int64(r.Offset+around.Start-r.Start)*pages.Size); err != nil {
+		return fmt.Errorf("read guest pages %v from %v file: %w", around, r.Source, err)
 	}
-	if _, err := s.copyPages(start, b); err != nil {
+	if _, err := s.copyPages(around.Start, b); err != nil {
 		return err
 	}
 	if s.removed.Has(page) { // meanwhile

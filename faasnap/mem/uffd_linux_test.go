@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,6 +119,75 @@ func TestAGuestServedByFaultsSeesTheMemoryFile(t *testing.T) {
 	}
 }
 
+// far is a memory file elsewhere, of which a page is zero until it has been
+// fetched.
+type far struct {
+	memory  io.ReaderAt
+	mu      sync.Mutex
+	fetched pages.Set
+	// first waits for second, so that they are under way at a time.
+	calls  int
+	second chan struct{}
+}
+
+func (f *far) fetch(ctx context.Context, offset, length int64) error {
+	f.mu.Lock()
+	f.calls++
+	calls := f.calls
+	f.mu.Unlock()
+	switch calls {
+	case 1:
+		select {
+		case <-f.second:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	case 2:
+		close(f.second)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fetched.AddRange(pages.Range{Start: int(offset / pages.Size), End: int((offset + length) / pages.Size)})
+	return nil
+}
+
+func (f *far) ReadAt(b []byte, offset int64) (int, error) {
+	n, err := f.memory.ReadAt(b, offset)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range n / pages.Size {
+		if !f.fetched.Has(int(offset/pages.Size) + i) {
+			clear(b[i*pages.Size : (i+1)*pages.Size])
+		}
+	}
+	return n, err
+}
+
+func TestAGuestWhoseMemoryIsElsewhereWaitsForIt(t *testing.T) {
+	memory, nonZero, w := randomGuest(t, rand.New(rand.NewPCG(7, 9)), 2000)
+	p, err := pages.Make(nonZero, w, pages.DefaultOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(memory.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := &vmmJob{Pages: 2000, Remove: pages.Range{Start: 500, End: 700}}
+	clear(want[job.Remove.Start*pages.Size : job.Remove.End*pages.Size])
+	cmd, g := vmm(t, job)
+	f := &far{memory: memory, fetched: pages.NewSet(2000), second: make(chan struct{})}
+	if err := g.Serve(context.Background(), mem.GuestFiles{Plan: p, Memory: f, Fetch: f.fetch, Loading: gather(t, p, memory)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(job.Output); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the guest saw other memory: %v", err)
+	}
+}
+
 func TestServingEndsWithTheVMMOrItsContext(t *testing.T) {
 	memory, nonZero, _ := randomGuest(t, rand.New(rand.NewPCG(1, 9)), 1000)
 	p, err := pages.Make(nonZero, pages.WorkingSet{}, pages.DefaultOptions())
@@ -158,6 +228,7 @@ func TestPagesThatCannotBeReadAreNeverServed(t *testing.T) {
 	}
 	bad := &disk{broken: broken}
 	damaged := func(int64, []byte) error { return broken }
+	unreachable := func(context.Context, int64, int64) error { return broken }
 	for _, tc := range []struct {
 		name  string
 		files mem.GuestFiles
@@ -165,6 +236,7 @@ func TestPagesThatCannotBeReadAreNeverServed(t *testing.T) {
 	}{
 		{"memory file", mem.GuestFiles{Plan: lazy, Memory: bad}, broken},
 		{"memory file that is short", mem.GuestFiles{Plan: lazy, Memory: &disk{content: make([]byte, 10)}}, io.ErrUnexpectedEOF},
+		{"memory that cannot be fetched", mem.GuestFiles{Plan: lazy, Memory: memory, Fetch: unreachable}, broken},
 		{"loading-set file", mem.GuestFiles{Plan: loaded, Memory: memory, Loading: bad}, broken},
 		{"damaged loading-set file", mem.GuestFiles{Plan: loaded, Memory: memory, Loading: gather(t, loaded, memory), Check: damaged}, broken},
 	} {
