@@ -145,15 +145,34 @@ func (d *Draft) Commit(ctx context.Context, c Contents) (*Snapshot, error) {
 	if d.lock == nil {
 		return nil, fmt.Errorf("commit snapshot %s: %w", d.final, os.ErrClosed)
 	}
-	if err := d.commit(ctx, c); err != nil {
-		return nil, fmt.Errorf("commit snapshot %s: %w", d.final, err)
+	err := d.commit(ctx, c)
+	if err == nil {
+		err = d.finish(ctx)
 	}
-	err := d.lock.Close()
-	d.lock = nil
 	if err != nil {
 		return nil, fmt.Errorf("commit snapshot %s: %w", d.final, err)
 	}
 	return Open(d.final)
+}
+
+// finish makes the snapshot appear when its files are complete, which ends the
+// draft.
+func (d *Draft) finish(ctx context.Context) error {
+	if d.lock == nil {
+		return os.ErrClosed
+	}
+	if err := syncDir(d.dir); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := d.publish(); err != nil {
+		return err
+	}
+	err := d.lock.Close()
+	d.lock = nil
+	return err
 }
 
 func (d *Draft) commit(ctx context.Context, c Contents) error {
@@ -176,7 +195,7 @@ func (d *Draft) commit(ctx context.Context, c Contents) error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || e.Name() == MetaFile {
+		if !e.Type().IsRegular() || e.Name() == MetaFile || isRemoteFile(e.Name()) {
 			return fmt.Errorf("%s: not a file that a snapshot can have", d.Path(e.Name()))
 		}
 		if l, ok := d.linked[e.Name()]; ok {
@@ -193,16 +212,7 @@ func (d *Draft) commit(ctx context.Context, c Contents) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(d.Path(MetaFile), meta); err != nil {
-		return err
-	}
-	if err := syncDir(d.dir); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return d.publish()
+	return writeFile(d.Path(MetaFile), meta)
 }
 
 // publish makes the snapshot appear under its name, and removes the one whose

@@ -191,7 +191,7 @@ func (m *Meta) check() error {
 	last := ""
 	for _, f := range m.Files {
 		switch {
-		case !namePattern.MatchString(f.Name) || f.Name == MetaFile:
+		case !namePattern.MatchString(f.Name) || f.Name == MetaFile || isRemoteFile(f.Name):
 			return fmt.Errorf("file name %q", f.Name)
 		case f.Name <= last:
 			return fmt.Errorf("file %s after %s", f.Name, last)

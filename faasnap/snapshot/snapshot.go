@@ -22,12 +22,13 @@ type Snapshot struct {
 	meta    Meta
 	plan    *pages.Plan
 	working pages.WorkingSet
+	remote  string                 // see Remote
 	opened  map[string]fs.FileInfo // each file when it was opened
 }
 
 // Open reads a snapshot's metadata, plan and working set, checks them, and
 // checks that all files are there in their sizes, and no others. It does not
-// read guest memory: Verify does. The error is a *DamageError (ErrDamaged),
+// read guest memory: Verify does. A lazy snapshot has none; see Remote. The error is a *DamageError (ErrDamaged),
 // ErrVersion, or ErrNone if there is no snapshot.
 func Open(dir string) (*Snapshot, error) {
 	b, err := os.ReadFile(filepath.Join(dir, MetaFile))
@@ -45,6 +46,9 @@ func Open(dir string) (*Snapshot, error) {
 		return nil, fmt.Errorf("open snapshot %s: %w: %w; use the version of Volley that wrote it, or take it again", dir, ErrVersion, err)
 	} else if err != nil {
 		return nil, s.damage(MetaFile, -1, "cannot be read", err)
+	}
+	if err := s.readRemote(); err != nil {
+		return nil, err
 	}
 	if err := s.checkFiles(); err != nil {
 		return nil, err
@@ -81,11 +85,11 @@ func (s *Snapshot) checkFiles() error {
 		return fmt.Errorf("open snapshot: %w", err)
 	}
 	for _, e := range entries {
-		if e.Name() != MetaFile && s.meta.file(e.Name()) == nil {
+		if e.Name() != MetaFile && !isRemoteFile(e.Name()) && s.meta.file(e.Name()) == nil {
 			return s.damage(e.Name(), -1, "does not belong to it", nil)
 		}
 	}
-	for _, f := range s.meta.Files {
+	for _, f := range s.local() {
 		info, err := os.Lstat(filepath.Join(s.dir, f.Name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -126,11 +130,20 @@ func (s *Snapshot) Working() pages.WorkingSet { return s.working }
 // Path returns where a file of the snapshot is.
 func (s *Snapshot) Path(name string) string { return filepath.Join(s.dir, name) }
 
-// Verify reads every file, but not the holes of guest memory, and compares it
-// with its checksums. The error is a *DamageError for the first difference, or
-// that of ctx.
+// local returns the files that have to be here: all but the memory of a lazy
+// snapshot.
+func (s *Snapshot) local() []File {
+	if s.remote == "" {
+		return s.meta.Files
+	}
+	return slices.DeleteFunc(slices.Clone(s.meta.Files), func(f File) bool { return f.Name == MemoryFile })
+}
+
+// Verify reads every file, but not the holes of guest memory nor what a lazy
+// snapshot has of it, and compares it with its checksums. The error is a
+// *DamageError for the first difference, or that of ctx.
 func (s *Snapshot) Verify(ctx context.Context) error {
-	for _, f := range s.meta.Files {
+	for _, f := range s.local() {
 		if err := s.VerifyFile(ctx, f.Name); err != nil {
 			return err
 		}
@@ -177,7 +190,7 @@ func (s *Snapshot) compare(f *File, chunk int, sum uint32) error {
 // change, without reading it. After Open and Verify it is enough before each
 // restore.
 func (s *Snapshot) Unchanged() error {
-	for _, f := range s.meta.Files {
+	for _, f := range s.local() {
 		if err := s.same(f.Name, s.Path(f.Name)); err != nil {
 			return err
 		}
@@ -234,8 +247,12 @@ func (s *Snapshot) DiskBytes() int64 {
 }
 
 // FileDiskBytes returns how much room a file of the snapshot takes on disk, or
-// 0 if it is gone.
+// 0 if it is gone. For the memory of a lazy snapshot that is what has been
+// fetched of it.
 func (s *Snapshot) FileDiskBytes(name string) int64 {
+	if name == MemoryFile && s.remote != "" {
+		name = PartFile
+	}
 	info, err := os.Stat(s.Path(name))
 	if err != nil {
 		return 0
