@@ -126,7 +126,7 @@ func (s *Service) Learn(ctx context.Context, name string, o LearnOptions) (*snap
 }
 
 func (s *Service) learn(ctx context.Context, name string, o LearnOptions) (*snapshot.Snapshot, []pages.Accuracy, error) {
-	src, err := s.source(ctx, name)
+	src, err := s.wholeSource(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/volley-run/volley/faasnap/mem"
@@ -39,6 +40,8 @@ type loads struct {
 	begin time.Time
 	took  time.Duration // fixed when loaded is closed
 	bytes int64
+	// fetched is how many bytes have come from an object store.
+	fetched atomic.Int64
 }
 
 func newLoads() *loads {
@@ -57,7 +60,7 @@ func (l *loads) done() {
 
 // stats tells what has been loaded so far.
 func (l *loads) stats() LoadStats {
-	var s LoadStats
+	s := LoadStats{FetchedBytes: l.fetched.Load()}
 	select {
 	case <-l.loaded:
 		s.Took, s.Bytes = l.took, l.bytes
@@ -303,7 +306,7 @@ func (v *VM) handle(l *loads, socket string, files mem.GuestFiles, memory, loadi
 		path string
 		file *io.ReaderAt
 	}{{memory, &files.Memory}, {loading, &files.Loading}} {
-		if to.path == "" {
+		if to.path == "" { // there is none, or it is no file
 			continue
 		}
 		f, err := os.Open(to.path)

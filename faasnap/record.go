@@ -125,7 +125,18 @@ func (s *Service) record(ctx context.Context, f *Function, o RecordOptions) (*sn
 }
 
 // write makes a snapshot under a name of what fill puts into its draft.
-func (s *Service) write(ctx context.Context, name string, replace bool, fill func(*snapshot.Draft) (snapshot.Contents, error)) (_ *snapshot.Snapshot, err error) {
+func (s *Service) write(ctx context.Context, name string, replace bool, fill func(*snapshot.Draft) (snapshot.Contents, error)) (*snapshot.Snapshot, error) {
+	return s.draft(name, replace, func(d *snapshot.Draft) (*snapshot.Snapshot, error) {
+		c, err := fill(d)
+		if err != nil {
+			return nil, err
+		}
+		return d.Commit(ctx, c)
+	})
+}
+
+// draft makes a snapshot under a name with what complete does to its draft.
+func (s *Service) draft(name string, replace bool, complete func(*snapshot.Draft) (*snapshot.Snapshot, error)) (_ *snapshot.Snapshot, err error) {
 	if err := checkName("snapshot", name); err != nil {
 		return nil, err
 	}
@@ -141,12 +152,8 @@ func (s *Service) write(ctx context.Context, name string, replace bool, fill fun
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.Abort()) }()
-	c, err := fill(d)
-	if err != nil {
-		return nil, err
-	}
 	defer s.forget(name) // what is known is of the one that was replaced
-	return d.Commit(ctx, c)
+	return complete(d)
 }
 
 // warmUp runs one invocation before the machine is written down.

@@ -2,7 +2,6 @@ package faasnap
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -44,15 +43,21 @@ type source struct {
 	snapshot *snapshot.Snapshot // nil while it is being recorded
 }
 
+// lazy reports whether guest memory is in an object store.
+func (s *source) lazy() bool { return s.snapshot != nil && s.snapshot.Remote() != "" }
+
 // path returns where a file of the snapshot is.
 func (s *source) path(name string) string { return filepath.Join(s.dir, name) }
 
 // Restore starts a machine from a snapshot. The function in it is ready for an
 // invocation. Nothing of a snapshot that is damaged runs: the error wraps
-// snapshot.ErrDamaged then, or ErrNotFound. The caller closes the machine.
+// snapshot.ErrDamaged then, or ErrNotFound. Of a lazy snapshot FaaSnap and
+// FaaSnapFaults fetch what the guest touches, when it does; both are
+// FaaSnapFaults then. Other modes fetch all of it first, which leaves the
+// snapshot a whole one. The caller closes the machine.
 func (s *Service) Restore(ctx context.Context, name string, mode Mode, o RestoreOptions) (*VM, error) {
 	begin := time.Now()
-	src, err := s.source(ctx, name)
+	src, mode, err := s.sourceFor(ctx, name, mode)
 	if err != nil {
 		return nil, fmt.Errorf("restore: %w", err)
 	}
@@ -195,6 +200,9 @@ func (v *VM) beginLoads(src *source, o RestoreOptions, r *vmm.Restore) (*loads, 
 		r.Memory.Overlay = overlay
 	case FaaSnapFaults, REAP, recordingFaults:
 		files, loading, err := v.faultFiles(src, o)
+		if err == nil && src.lazy() {
+			memory, err = "", v.fetchFrom(l, src, &files)
+		}
 		if err != nil {
 			return fail(err)
 		}
@@ -236,15 +244,11 @@ func (s *Service) source(ctx context.Context, name string) (*source, error) {
 			return nil, fmt.Errorf("snapshot %s is of another virtual machine monitor: %s; this is %s: record it again", name, want, got)
 		}
 	}
-	text, err := os.ReadFile(snap.Path(functionFile))
+	f, err := readFunction(snap.Path(functionFile))
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", name, err)
 	}
-	src := &source{name: name, dir: snap.Dir(), plan: snap.Plan(), working: snap.Working(), snapshot: snap, function: &Function{}, mac: snap.Meta().Labels[labelMAC]}
-	if err := json.Unmarshal(text, src.function); err != nil {
-		return nil, fmt.Errorf("snapshot %s: read function: %w", name, err)
-	}
-	return src, nil
+	return &source{name: name, dir: snap.Dir(), plan: snap.Plan(), working: snap.Working(), snapshot: snap, function: f, mac: snap.Meta().Labels[labelMAC]}, nil
 }
 
 // Snapshot returns a snapshot that is in order. The first call for a name reads
@@ -279,6 +283,7 @@ func (s *Service) Snapshot(ctx context.Context, name string) (*snapshot.Snapshot
 func (s *Service) forget(name string) {
 	s.mu.Lock()
 	delete(s.verified, name)
+	delete(s.memories, name)
 	s.mu.Unlock()
 	s.dropStandby(name)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/store"
 )
 
 // Config is what a Service has to know.
@@ -28,6 +29,9 @@ type Config struct {
 	Driver vmm.Driver
 	// Builder makes what they boot.
 	Builder *guest.Builder
+	// OpenStore opens the object stores that snapshots are pushed to and pulled
+	// from; nil is store.Open.
+	OpenStore func(ctx context.Context, url string) (store.Store, error)
 	// Log takes what nobody is told otherwise. May be nil.
 	Log *slog.Logger
 }
@@ -47,6 +51,8 @@ type Service struct {
 	closed bool
 	// verified are the snapshots that have been read whole once, by name.
 	verified map[string]*snapshot.Snapshot
+	// memories are those of lazy snapshots that are in use, by name.
+	memories map[string]*sharedMemory
 	// standbys are the VMMs that wait, by the names of their snapshots.
 	standbys map[string]*standby
 
@@ -78,7 +84,13 @@ func Open(cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{cfg: cfg, log: cfg.Log, vms: make(map[string]*VM), verified: make(map[string]*snapshot.Snapshot), standbys: make(map[string]*standby)}
+	if cfg.OpenStore == nil {
+		cfg.OpenStore = func(ctx context.Context, url string) (store.Store, error) { return store.Open(ctx, url) }
+	}
+	s := &Service{
+		cfg: cfg, log: cfg.Log, vms: make(map[string]*VM), verified: make(map[string]*snapshot.Snapshot), memories: make(map[string]*sharedMemory),
+		standbys: make(map[string]*standby),
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.open(); err != nil {
 		s.stop()

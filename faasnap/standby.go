@@ -35,7 +35,7 @@ type standby struct {
 // Restore takes one if there is one, unless its options name what has to be known
 // earlier. The next is started once the restored machine has answered for the
 // first time or has ended, so that it holds nobody up. VMMs of a snapshot that is removed or
-// replaced end.
+// replaced end. What a lazy snapshot lacks is fetched first.
 func (s *Service) Standby(ctx context.Context, name string, count int) error {
 	if err := s.setStandby(ctx, name, count); err != nil {
 		return fmt.Errorf("keep VMMs for snapshot %s: %w", name, err)
@@ -47,7 +47,7 @@ func (s *Service) setStandby(ctx context.Context, name string, count int) error 
 	if count < 0 || count > MaxStandby {
 		return function.Errorf(function.InvalidParameter, "%d VMMs: want 0 to %d", count, MaxStandby)
 	}
-	src, err := s.source(ctx, name)
+	src, err := s.wholeSource(ctx, name)
 	if err != nil {
 		return err
 	}

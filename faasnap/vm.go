@@ -93,6 +93,9 @@ type LoadStats struct {
 	// (the fetch time and size of thesis table 5.3); both are 0 until then.
 	Took  time.Duration
 	Bytes int64
+	// FetchedBytes is how much of a lazy snapshot came from its store for this
+	// machine.
+	FetchedBytes int64
 	// Faults is how page faults have been served, if that is done outside of the
 	// VMM.
 	Faults mem.GuestStats
