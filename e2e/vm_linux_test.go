@@ -58,6 +58,43 @@ func TestAFunctionIsBuiltRecordedShownAndCalledInAVirtualMachine(t *testing.T) {
 	if e := runVolley(t, "snapshot", "record", "hello"); e.code != 5 || !strings.Contains(e.stderr, "--replace") {
 		t.Errorf("record again: exit status %d, %s", e.code, e.stderr)
 	}
+	t.Run("a snapshot comes from a store, its memory later", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "store")
+		succeed(t, "snapshot", "push", "hello", dir)
+		if e := runVolley(t, "snapshot", "pull", dir, "hello", "--lazy"); e.code != 5 || !strings.Contains(e.stderr, "--replace") {
+			t.Errorf("pull in the place of another: exit status %d, %s", e.code, e.stderr)
+		}
+		succeed(t, "snapshot", "rm", "hello")
+		if e := succeed(t, "snapshot", "pull", dir, "hello", "--lazy"); !strings.Contains(e.stdout, "its memory stays in file://"+dir) {
+			t.Errorf("pull: %s", e.stdout)
+		}
+		for _, command := range []string{"ls", "show", "verify"} {
+			args := []string{"snapshot", command, "hello"}
+			if command == "ls" {
+				args = args[:2]
+			}
+			if e := succeed(t, args...); !strings.Contains(e.stdout, "file://"+dir) {
+				t.Errorf("%s does not tell where memory is: %s", command, e.stdout)
+			}
+		}
+		if e := succeed(t, "vm", "invoke", "hello", "-d", `{"name": "Barbara"}`, "--accel", "tcg", "--times"); !strings.Contains(e.stdout, "Hello, Barbara!") ||
+			!strings.Contains(e.stderr, "faasnap-uffd: start ") {
+			t.Errorf("invoke: %s%s", e.stdout, e.stderr)
+		}
+		if err := os.Rename(dir, dir+".aside"); err != nil {
+			t.Fatal(err)
+		}
+		if e := runVolley(t, "snapshot", "verify", "hello"); e.code != 6 || !strings.Contains(e.stderr, "the object store fails") {
+			t.Errorf("verify without the store: exit status %d, %s", e.code, e.stderr)
+		}
+		if e := runVolley(t, "vm", "invoke", "hello", "--mode", "full", "--accel", "tcg"); e.code != 6 || !strings.Contains(e.stderr, "the object store fails") {
+			t.Errorf("invoke without the store: exit status %d, %s", e.code, e.stderr)
+		}
+		if e := runVolley(t, "snapshot", "pull", dir, "other"); e.code != 4 || !strings.Contains(e.stderr, "no snapshot") {
+			t.Errorf("pull what is not there: exit status %d, %s", e.code, e.stderr)
+		}
+		succeed(t, "snapshot", "pull", dir+".aside", "hello", "--replace")
+	})
 	t.Run("a daemon keeps machines", func(t *testing.T) { daemonKeepsMachines(t, home) })
 }
 

@@ -21,7 +21,8 @@ func newSnapshotCommand() *cobra.Command {
 		Use:   "snapshot",
 		Short: "Record and look at snapshots of functions' virtual machines",
 		Long: `Record snapshots of functions that were built by "volley vm build", look at them,
-and remove them. A snapshot has all that the function had in memory: it is its
+copy them to and from object stores, and remove them. A snapshot has all that the
+function had in memory: it is its
 owner's only.`,
 		Example: `  volley snapshot record hello -d '{"name": "Ada"}'
   volley snapshot show hello --svg hello.svg`,
@@ -29,7 +30,8 @@ owner's only.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newSnapshotRecordCommand(), newSnapshotLearnCommand(), newSnapshotLsCommand(), newSnapshotShowCommand(),
-		newSnapshotVerifyCommand(), newSnapshotStandbyCommand(), newSnapshotRmCommand(), newSnapshotGCCommand())
+		newSnapshotVerifyCommand(), newSnapshotStandbyCommand(), newSnapshotRmCommand(), newSnapshotGCCommand(),
+		newSnapshotPushCommand(), newSnapshotPullCommand())
 	return cmd
 }
 
@@ -92,8 +94,12 @@ func listSnapshots(ctx context.Context, c *api.Client, asJSON bool, w io.Writer)
 		if s.Standby != nil {
 			standby = fmt.Sprintf("%d of %d", s.Standby.Ready, s.Standby.Count)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Function, byteCount(s.MemoryBytes), byteCount(int64(s.Plan.LoadingPages)*pages.Size),
-			byteCount(diskBytes(&s)), standby, shortDuration(time.Since(s.Created)))
+		lazy := ""
+		if s.Remote != "" {
+			lazy = "\tmemory in " + s.Remote
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", s.Name, s.Function, byteCount(s.MemoryBytes), byteCount(int64(s.Plan.LoadingPages)*pages.Size),
+			byteCount(diskBytes(&s)), standby, shortDuration(time.Since(s.Created)), lazy)
 	}
 	return t.Flush()
 }
@@ -113,10 +119,12 @@ func newSnapshotVerifyCommand() *cobra.Command {
 		Use:   "verify NAME...",
 		Short: "Compare snapshots with their checksums",
 		Long: `Read all of each snapshot and compare it with its checksums. A restore does that
-by itself before a snapshot's first use.
+by itself before a snapshot's first use. Of one whose memory is in an object store
+it reads what is here, and looks whether the store has the rest.
 
 Exit statuses: 0 all are in order, 2 wrong usage, 4 there is no such snapshot or
-it is damaged (it is said where), 6 the data directory is in use without a daemon.`,
+it is damaged (it is said where), 6 the data directory is in use without a daemon,
+or the store fails.`,
 		Example: `  volley snapshot verify hello`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -126,7 +134,11 @@ it is damaged (it is said where), 6 the data directory is in use without a daemo
 					if err := c.Call(cmd.Context(), http.MethodPost, snapshotPath(name)+"/verify", nil, &v); err != nil {
 						return err
 					}
-					fmt.Fprintf(cmd.OutOrStdout(), "%s is in order: %d files, %s.\n", name, v.Files, byteCount(v.Bytes))
+					rest := ""
+					if v.Remote != "" {
+						rest = "; the rest is in " + v.Remote + ", and was not read"
+					}
+					fmt.Fprintf(cmd.OutOrStdout(), "%s is in order: %d files, %s%s.\n", name, v.Files, byteCount(v.Bytes), rest)
 					return nil
 				})
 			})
@@ -178,7 +190,8 @@ func newSnapshotRmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME...",
 		Short: "Remove snapshots",
-		Long: `Remove snapshots. Machines that were restored from them go on.
+		Long: `Remove snapshots. Machines that were restored from them go on. What has been
+pushed to an object store stays there.
 
 Exit statuses: 0 done, 2 wrong usage, 4 there is no such snapshot, 6 the data
 directory is in use without a daemon.`,

@@ -80,6 +80,9 @@ func (o *snapshotShowOptions) run(ctx context.Context, c *api.Client, name strin
 	if s.MAC != "" {
 		fmt.Fprintf(t, "network device\t%s\n", s.MAC)
 	}
+	if s.Remote != "" {
+		fmt.Fprintf(t, "memory is in\t%s; what has been fetched is on disk\n", s.Remote)
+	}
 	var resident api.Resident
 	if err := c.Call(ctx, http.MethodGet, snapshotPath(name)+"/resident", nil, &resident); err != nil && !hasCode(err, api.CodeUnsupported) {
 		return err

@@ -129,15 +129,19 @@ func (o *vmInvokeOptions) run(ctx context.Context, c *api.Client, name, path str
 		return fmt.Errorf("print the log: %w", err)
 	}
 	if o.times {
-		fmt.Fprintf(stderr, "%s: start %s, function %s, total %s; page faults: %d major, %d minor; %s in use\n",
+		fetched := ""
+		if in.FetchedBytes > 0 {
+			fetched = fmt.Sprintf(", %s fetched", byteCount(in.FetchedBytes))
+		}
+		fmt.Fprintf(stderr, "%s: start %s, function %s, total %s; page faults: %d major, %d minor; %s in use%s\n",
 			in.Mode, in.Start.Round(100*time.Microsecond), in.Run.Round(100*time.Microsecond), in.Total.Round(100*time.Microsecond),
-			in.Host.MajorFaults, in.Host.MinorFaults, byteCount(in.Host.ResidentBytes))
+			in.Host.MajorFaults, in.Host.MinorFaults, byteCount(in.Host.ResidentBytes), fetched)
 	}
 	if o.json {
 		err = writeJSON(stdout, map[string]any{
 			"payload": json.RawMessage(in.Payload), "functionError": in.FunctionError, "requestId": in.RequestID, "mode": in.Mode,
 			"startMs": in.Start.Seconds() * 1000, "runMs": in.Run.Seconds() * 1000, "totalMs": in.Total.Seconds() * 1000,
-			"majorFaults": in.Host.MajorFaults, "minorFaults": in.Host.MinorFaults, "residentBytes": in.Host.ResidentBytes,
+			"majorFaults": in.Host.MajorFaults, "minorFaults": in.Host.MinorFaults, "residentBytes": in.Host.ResidentBytes, "fetchedBytes": in.FetchedBytes,
 		})
 	} else {
 		err = printPayload(stdout, in.Payload)

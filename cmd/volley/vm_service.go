@@ -183,7 +183,7 @@ func vmStatus(err error) error {
 		return withStatus(exitOutput, err)
 	case api.CodeInit, api.CodeFunction:
 		return withStatus(exitFunction, err)
-	case api.CodeBusy, api.CodePaused, api.CodeClosed, api.CodeUnsupported:
+	case api.CodeBusy, api.CodePaused, api.CodeClosed, api.CodeUnsupported, api.CodeStore:
 		return withStatus(exitPlatform, err)
 	}
 	return err

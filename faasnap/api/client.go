@@ -147,6 +147,8 @@ type Invocation struct {
 	// ran, and Total both and what is between.
 	Start, Run, Total time.Duration
 	Host              HostFigures
+	// FetchedBytes is how much came from an object store for the machine.
+	FetchedBytes int64
 }
 
 // Invoke runs an invocation: path is that of invokeVM or invokeFunction, with
@@ -166,7 +168,7 @@ func (c *Client) Invoke(ctx context.Context, path string, event []byte) (*Invoca
 	for _, n := range []struct {
 		header string
 		into   *int64
-	}{{HeaderMajorFaults, &in.Host.MajorFaults}, {HeaderMinorFaults, &in.Host.MinorFaults}, {HeaderResidentBytes, &in.Host.ResidentBytes}} {
+	}{{HeaderMajorFaults, &in.Host.MajorFaults}, {HeaderMinorFaults, &in.Host.MinorFaults}, {HeaderResidentBytes, &in.Host.ResidentBytes}, {HeaderFetchedBytes, &in.FetchedBytes}} {
 		*n.into, _ = strconv.ParseInt(h.Get(n.header), 10, 64)
 	}
 	for part := range strings.SplitSeq(h.Get("Server-Timing"), ",") {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/volley-run/volley/faasnap"
+	"github.com/volley-run/volley/faasnap/remote"
 	"github.com/volley-run/volley/faasnap/snapshot"
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/function"
@@ -28,6 +29,7 @@ const (
 	CodeInit         = "init_failed"     // 422: the function's code cannot be initialised
 	CodeFunction     = "function_failed" // 422: the function fails on an input to record
 	CodeUnsupported  = "unsupported"     // 501: the VMM or the host cannot do that
+	CodeStore        = "store"           // 502: the object store fails
 	CodeClosed       = "closed"          // 503: the daemon is ending
 	CodeInternal     = "failed"          // 500: anything else
 	codeCancelled    = "cancelled"       // the client has gone; nobody reads this
@@ -74,6 +76,8 @@ func status(ctx context.Context, err error) (int, string) {
 		code = CodeDamaged
 	case errors.Is(err, snapshot.ErrVersion):
 		code = CodeVersion
+	case errors.Is(err, remote.ErrStore):
+		code = CodeStore
 	case errors.Is(err, faasnap.ErrClosed):
 		code = CodeClosed
 	case errors.Is(err, faasnap.ErrFunction):

@@ -38,6 +38,9 @@ const (
 	HeaderMajorFaults   = "Volley-Major-Faults"
 	HeaderMinorFaults   = "Volley-Minor-Faults"
 	HeaderResidentBytes = "Volley-Resident-Bytes"
+	// HeaderFetchedBytes is how many bytes came from an object store for the
+	// machine since its start.
+	HeaderFetchedBytes = "Volley-Fetched-Bytes"
 )
 
 // readEvent reads an invocation's event, which is JSON; none is an empty object.
@@ -184,6 +187,7 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, vm *faasnap.VM, 
 	h.Set(HeaderMajorFaults, strconv.FormatInt(host.MajorFaults, 10))
 	h.Set(HeaderMinorFaults, strconv.FormatInt(host.MinorFaults, 10))
 	h.Set(HeaderResidentBytes, strconv.FormatInt(host.ResidentBytes, 10))
+	h.Set(HeaderFetchedBytes, strconv.FormatInt(vm.LoadStats().FetchedBytes, 10))
 	if resp.FunctionError != "" {
 		h.Set(HeaderFunctionError, resp.FunctionError)
 	}

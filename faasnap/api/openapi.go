@@ -119,6 +119,7 @@ func invocationHeaders() object {
 		{HeaderMajorFaults, "page faults of the machine's process, since its start, that waited for a disk"},
 		{HeaderMinorFaults, "those that did not"},
 		{HeaderResidentBytes, "memory that it has in use"},
+		{HeaderFetchedBytes, "bytes that came from an object store for it"},
 		{"Server-Timing", "milliseconds: start (of the machine, 0 if it ran already), run (of the function), total"},
 	} {
 		headers[h.name] = object{"description": h.doc, "schema": object{"type": "string"}}
@@ -143,6 +144,8 @@ func statusOf(code string) int {
 		return http.StatusUnprocessableEntity
 	case CodeUnsupported:
 		return http.StatusNotImplemented
+	case CodeStore:
+		return http.StatusBadGateway
 	case CodeClosed:
 		return http.StatusServiceUnavailable
 	}

@@ -61,7 +61,7 @@ func TestTheDocumentHasEveryRouteAndEveryMember(t *testing.T) {
 	schemas := doc["components"].(map[string]any)["schemas"].(map[string]any)
 	for _, v := range []any{
 		Error{}, Info{}, BuildRequest{}, Function{}, Network{}, StartRequest{}, VM{}, StartTimes{}, HostFigures{}, SnapshotRequest{}, Snapshot{},
-		SnapshotFile{}, PlanSummary{}, Plan{}, Region{}, WorkingSet{}, Resident{}, ResidentFile{}, LearnRequest{}, Learned{}, Accuracy{}, Verified{}, Standby{}, StandbyRequest{}, CollectRequest{}, Collected{}, Garbage{},
+		SnapshotFile{}, PlanSummary{}, Plan{}, Region{}, WorkingSet{}, Resident{}, ResidentFile{}, LearnRequest{}, Learned{}, Accuracy{}, Verified{}, Standby{}, StandbyRequest{}, PushRequest{}, PullRequest{}, CollectRequest{}, Collected{}, Garbage{},
 		Functions{}, VMs{}, Snapshots{}, Event{},
 	} {
 		typ := reflect.TypeOf(v)
@@ -132,6 +132,9 @@ func TestWrongRequestsAreToldWhatIsWrong(t *testing.T) {
 		{"GET", "/v2/vms", "", 404, CodeNotFound, "openapi.json"},
 		{"PATCH", "/v1/vms", "", 405, CodeMethod, "GET, POST"},
 		{"GET", "/v1/functions/x", "", 404, CodeNotFound, "function x"},
+		{"POST", "/v1/snapshots/x/push", `{"url": "s3://bucket/x"}`, 404, CodeNotFound, "snapshot x"},
+		{"POST", "/v1/snapshots/x/pull", `{"url": "gopher://bucket/x"}`, 400, CodeInvalid, "gopher"},
+		{"POST", "/v1/snapshots/x/pull", `{"url": "s3://user:secret@bucket/x"}`, 400, CodeInvalid, "no credentials"},
 		{"GET", "/v1/functions/a%20b", "", 400, CodeInvalid, "a b"},
 		{"GET", "/v1/functions/..%2fx", "", 400, CodeInvalid, "function name"},
 		{"DELETE", "/v1/functions/x", "", 404, CodeNotFound, "function x"},

@@ -69,7 +69,7 @@ func routes() []route {
 				{"tap", "string", "name of the tap that is the machine's network device"},
 				{"namespace", "string", "path of the network namespace that the tap is in"}, log,
 			}, starts...),
-			event: true, media: "application/json", errors: []string{CodeInvalid, CodeNotFound, CodeTooLarge, CodeDamaged, CodeUnsupported}, handle: (*Server).invokeFunction,
+			event: true, media: "application/json", errors: []string{CodeInvalid, CodeNotFound, CodeTooLarge, CodeDamaged, CodeUnsupported, CodeStore}, handle: (*Server).invokeFunction,
 		},
 		{
 			method: "GET", path: "/v1/vms", name: "listVMs", summary: "List the running virtual machines",
@@ -125,8 +125,18 @@ func routes() []route {
 			errors: []string{CodeInvalid, CodeNotFound, CodeDamaged, CodeVersion, CodeFunction}, handle: (*Server).learnSnapshot,
 		},
 		{
-			method: "POST", path: "/v1/snapshots/{name}/verify", name: "verifySnapshot", summary: "Read all of a snapshot and compare it with its checksums",
-			result: Verified{}, errors: []string{CodeNotFound, CodeDamaged, CodeVersion}, handle: (*Server).verifySnapshot,
+			method: "POST", path: "/v1/snapshots/{name}/verify", name: "verifySnapshot", summary: "Read all that is on disk of a snapshot and compare it with its checksums",
+			result: Verified{}, errors: []string{CodeNotFound, CodeDamaged, CodeVersion, CodeStore}, handle: (*Server).verifySnapshot,
+		},
+		{
+			method: "POST", path: "/v1/snapshots/{name}/push", name: "pushSnapshot", summary: "Copy a snapshot into an object store, in the place of one that is there. It is there when all of it is",
+			body: PushRequest{}, result: Snapshot{}, status: http.StatusCreated, stream: true,
+			errors: []string{CodeInvalid, CodeNotFound, CodeDamaged, CodeVersion, CodeStore}, handle: (*Server).pushSnapshot,
+		},
+		{
+			method: "POST", path: "/v1/snapshots/{name}/pull", name: "pullSnapshot", summary: "Copy a snapshot from an object store, and its function if there is none of its name",
+			body: PullRequest{}, result: Snapshot{}, status: http.StatusCreated, stream: true,
+			errors: []string{CodeInvalid, CodeNotFound, CodeExists, CodeDamaged, CodeVersion, CodeStore}, handle: (*Server).pullSnapshot,
 		},
 		{
 			method: "PUT", path: "/v1/snapshots/{name}/standby", name: "putStandby",

@@ -20,7 +20,7 @@ func (s *Server) snapshotOf(name string, snap *snapshot.Snapshot) Snapshot {
 	meta, plan, working := snap.Meta(), snap.Plan(), snap.Working()
 	out := Snapshot{
 		Name: name, ID: meta.ID, Created: meta.Created, Function: faasnap.FunctionOf(snap), VMM: faasnap.VMMOf(snap), MAC: faasnap.MACOf(snap),
-		Faults: faasnap.HasFaults(snap), MemoryBytes: meta.MemoryBytes, Plan: &PlanSummary{Pages: plan.Pages, WorkingPages: working.Set().Count(), Groups: len(working.Groups)},
+		Faults: faasnap.HasFaults(snap), Remote: snap.Remote(), MemoryBytes: meta.MemoryBytes, Plan: &PlanSummary{Pages: plan.Pages, WorkingPages: working.Set().Count(), Groups: len(working.Groups)},
 	}
 	p := out.Plan
 	p.ZeroPages, p.ZeroRegions = plan.Count(pages.Zero)
@@ -138,11 +138,15 @@ func (s *Server) getResident(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	memory := snapshot.MemoryFile
+	if snap.Remote() != "" {
+		memory = snapshot.PartFile
+	}
 	var out Resident
 	for _, f := range []struct {
 		name string
 		into *ResidentFile
-	}{{snapshot.MemoryFile, &out.Memory}, {snapshot.LoadingFile, &out.Loading}} {
+	}{{memory, &out.Memory}, {snapshot.LoadingFile, &out.Loading}} {
 		if *f.into, err = resident(snap.Path(f.name)); err != nil {
 			return err
 		}
@@ -178,15 +182,32 @@ func (s *Server) verifySnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := snap.Verify(r.Context()); err != nil {
+	n, err := s.cfg.Service.Verify(r.Context(), name)
+	if err != nil {
 		return err
 	}
-	out := Verified{Name: name}
-	for _, f := range snap.Meta().Files {
-		out.Files++
-		out.Bytes += f.SizeBytes
+	return s.answer(w, Verified{Name: name, Files: len(snap.Meta().Files), Bytes: n, Remote: snap.Remote()})
+}
+
+func (s *Server) pushSnapshot(w http.ResponseWriter, r *http.Request) error {
+	var req PushRequest
+	if err := decode(r, &req); err != nil {
+		return err
 	}
-	return s.answer(w, out)
+	return s.long(w, r, func(step func(string)) (Event, error) {
+		return s.made(s.cfg.Service.Push(r.Context(), r.PathValue("name"), req.URL, step))
+	})
+}
+
+func (s *Server) pullSnapshot(w http.ResponseWriter, r *http.Request) error {
+	var req PullRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	return s.long(w, r, func(step func(string)) (Event, error) {
+		o := faasnap.PullOptions{Lazy: req.Lazy, Replace: req.Replace, Progress: step}
+		return s.made(s.cfg.Service.Pull(r.Context(), req.URL, r.PathValue("name"), o))
+	})
 }
 
 func (s *Server) collect(w http.ResponseWriter, r *http.Request) error {

@@ -123,6 +123,7 @@ type Snapshot struct {
 	Function    string         `json:"function,omitempty" doc:"the function in it"`
 	VMM         string         `json:"vmm,omitempty" doc:"the virtual machine monitor that it is for"`
 	MAC         string         `json:"mac,omitempty" doc:"address of its network device, if it has one"`
+	Remote      string         `json:"remote,omitempty" doc:"address of the object store that has its memory; what is on disk of the file memory has been fetched"`
 	Faults      bool           `json:"faults,omitempty" doc:"whether it has what the modes reap, concurrent and groups need"`
 	MemoryBytes int64          `json:"memoryBytes,omitempty" doc:"guest memory"`
 	Files       []SnapshotFile `json:"files,omitempty" doc:"its files"`
@@ -221,7 +222,21 @@ type Accuracy struct {
 type Verified struct {
 	Name  string `json:"name" doc:"the snapshot"`
 	Files int    `json:"files" doc:"how many files were compared with their checksums"`
-	Bytes int64  `json:"bytes" doc:"their length"`
+	Bytes int64  `json:"bytes" doc:"how many bytes of them"`
+	// Remote is where the rest of its memory is; the store has it.
+	Remote string `json:"remote,omitempty" doc:"address of the object store that has the rest, which was not read"`
+}
+
+// PushRequest asks for a copy of a snapshot in an object store.
+type PushRequest struct {
+	URL string `json:"url" doc:"where to: file:///directory or s3://bucket/prefix, with the parameters endpoint and region; the keys are the daemon's"`
+}
+
+// PullRequest asks for a copy of a snapshot from an object store.
+type PullRequest struct {
+	URL     string `json:"url" doc:"where it was pushed to"`
+	Lazy    bool   `json:"lazy,omitempty" doc:"leave its memory there: machines fetch what they touch beyond the loading set"`
+	Replace bool   `json:"replace,omitempty" doc:"take the place of a snapshot of that name"`
 }
 
 // CollectRequest asks for the removal of what is of no use.
