@@ -22,8 +22,7 @@ func newSnapshotCommand() *cobra.Command {
 		Short: "Record and look at snapshots of functions' virtual machines",
 		Long: `Record snapshots of functions that were built by "volley vm build", look at them,
 copy them to and from object stores, and remove them. A snapshot has all that the
-function had in memory: it is its
-owner's only.`,
+function had in memory: it is its owner's only.`,
 		Example: `  volley snapshot record hello -d '{"name": "Ada"}'
   volley snapshot show hello --svg hello.svg`,
 		Args: cobra.NoArgs,
