@@ -13,6 +13,7 @@ import (
 
 	"github.com/volley-run/volley/faasnap/mem"
 	"github.com/volley-run/volley/faasnap/pages"
+	"github.com/volley-run/volley/faasnap/remote"
 	"github.com/volley-run/volley/faasnap/snapshot"
 	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/internal/sys"
@@ -40,8 +41,9 @@ type loads struct {
 	begin time.Time
 	took  time.Duration // fixed when loaded is closed
 	bytes int64
-	// fetched is how many bytes have come from an object store.
-	fetched atomic.Int64
+	// fetched is how many bytes have come from an object store, and fetching how
+	// many requests for some are under way.
+	fetched, fetching atomic.Int64
 }
 
 func newLoads() *loads {
@@ -80,6 +82,14 @@ func (l *loads) fail(err error) {
 		l.err = err
 		close(l.failed)
 	})
+}
+
+// giveUp says that the guest has not done in time what it was to do. If it waits
+// for an object store, that is why.
+func (l *loads) giveUp() {
+	if l.fetching.Load() > 0 {
+		l.fail(fmt.Errorf("the guest waits for pages that do not come: %w: it does not answer", remote.ErrStore))
+	}
 }
 
 // failure returns why memory cannot be served, or nil.

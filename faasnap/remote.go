@@ -129,7 +129,8 @@ type sharedMemory struct {
 	*remote.Memory
 	service *Service
 	name    string
-	users   int // guarded by Service.mu
+	id      string // the snapshot's: another may have taken its place
+	users   int    // guarded by Service.mu
 }
 
 // memory returns the memory of a lazy snapshot. The caller closes it.
@@ -140,13 +141,13 @@ func (s *Service) memory(ctx context.Context, name string, snap *snapshot.Snapsh
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := s.memories[name]
-	if m == nil {
+	m, id := s.memories[name], snap.Meta().ID
+	if m == nil || m.id != id {
 		memory, err := remote.Open(snap, from)
 		if err != nil {
 			return nil, err
 		}
-		m = &sharedMemory{Memory: memory, service: s, name: name}
+		m = &sharedMemory{Memory: memory, service: s, name: name, id: id}
 		s.memories[name] = m
 	}
 	m.users++
@@ -220,6 +221,8 @@ func (v *VM) fetchFrom(l *loads, src *source, files *mem.GuestFiles) error {
 	l.own = append(l.own, m)
 	files.Memory = m
 	files.Fetch = func(ctx context.Context, offset, length int64) error {
+		l.fetching.Add(1)
+		defer l.fetching.Add(-1)
 		n, err := m.Fetch(ctx, offset, length)
 		l.fetched.Add(n)
 		return err

@@ -291,11 +291,15 @@ func makeSparse(path string, size int64) error {
 // Invoke runs one invocation, as sandbox.Sandbox describes. An answer counts
 // only once all that the guest may have read of the loading set has been found
 // to be what was recorded: if it has not, the error wraps snapshot.ErrDamaged or
-// tells of the disk, and the machine has ended.
+// tells of the disk, and the machine has ended. So it has if memory does not come
+// from an object store: the error wraps remote.ErrStore.
 func (v *VM) Invoke(ctx context.Context, req sandbox.Request) (sandbox.Response, error) {
 	resp, err := v.agent.Invoke(ctx, req)
 	v.answered()
 	if v.loads != nil {
+		if (err != nil || resp.Broken) && ctx.Err() == nil {
+			v.loads.giveUp()
+		}
 		if lerr := v.loads.wait(ctx); lerr != nil {
 			return sandbox.Response{Broken: true}, fmt.Errorf("invoke function %s: restore guest memory: %w", v.function.Name, lerr)
 		}

@@ -101,7 +101,10 @@ func (m *Memory) open() (err error) {
 	if _, err := m.present.ReadAt(m.bits, 0); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	return m.part.Truncate(m.snap.Meta().MemoryBytes)
+	if err := m.part.Truncate(m.snap.Meta().MemoryBytes); err != nil {
+		return err
+	}
+	return m.snap.Unchanged() // so these are not the files of one that has taken its place
 }
 
 // Close gives up what is being fetched, and closes the files. It is idempotent.
@@ -311,7 +314,7 @@ func (m *Memory) Complete(ctx context.Context) (int64, error) {
 	if err := g.Wait(); err != nil {
 		return total, err
 	}
-	err := m.snap.CompleteMemory()
+	err := m.snap.CompleteMemory(m.part)
 	m.complete = err == nil
 	return total, err
 }

@@ -68,16 +68,20 @@ func (s *Snapshot) CheckMemory(chunk int, b []byte) error {
 	return s.compare(s.meta.file(MemoryFile), chunk, crc32.Checksum(b, castagnoli))
 }
 
-// CompleteMemory makes PartFile the snapshot's MemoryFile: at once for whoever
-// opens the snapshot, and on disk. All chunks have been written, and are in
-// order. This Snapshot goes on to be a lazy one; Open returns one that is not.
-func (s *Snapshot) CompleteMemory() error {
-	f, err := os.Open(s.Path(PartFile))
+// CompleteMemory makes PartFile, which part is, the snapshot's MemoryFile: at
+// once for whoever opens the snapshot, and on disk. All chunks have been written,
+// and are in order. This Snapshot goes on to be a lazy one; Open returns one that
+// is not.
+func (s *Snapshot) CompleteMemory(part *os.File) error {
+	if err := errors.Join(part.Chmod(0o444), part.Sync()); err != nil {
+		return fmt.Errorf("complete memory of snapshot: %w", err)
+	}
+	own, err := part.Stat()
 	if err != nil {
 		return fmt.Errorf("complete memory of snapshot: %w", err)
 	}
-	if err := errors.Join(f.Chmod(0o444), f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("complete memory of snapshot: %w", err)
+	if there, err := os.Lstat(s.Path(PartFile)); err != nil || !os.SameFile(own, there) {
+		return s.damage(PartFile, -1, "another snapshot has taken its place", err)
 	}
 	if err := os.Rename(s.Path(PartFile), s.Path(MemoryFile)); err != nil {
 		return fmt.Errorf("complete memory of snapshot: %w", err)

@@ -72,7 +72,10 @@ func TestACopyLacksItsMemoryUntilThatIsComplete(t *testing.T) {
 	if s, err = snapshot.Open(s.Dir()); err != nil || s.Remote() == "" {
 		t.Errorf("what is there in part is taken for all: %v", err)
 	}
-	if err := s.CompleteMemory(); err != nil {
+	if err := s.CompleteMemory(opened(t, s.Path(snapshot.PresentFile))); err == nil {
+		t.Error("another file became its memory")
+	}
+	if err := s.CompleteMemory(opened(t, s.Path(snapshot.PartFile))); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := snapshot.Open(s.Dir())
@@ -82,6 +85,20 @@ func TestACopyLacksItsMemoryUntilThatIsComplete(t *testing.T) {
 	if err != nil || whole.Remote() != "" {
 		t.Errorf("memory is still in %q: %v", whole.Remote(), err)
 	}
+}
+
+func opened(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
 }
 
 func TestCopiesThatAreNotWhatTheMetadataSaysAreRefused(t *testing.T) {
