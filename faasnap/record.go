@@ -178,11 +178,7 @@ func (v *VM) save(ctx context.Context, d *snapshot.Draft, c snapshot.Contents) (
 	if err != nil {
 		return c, err
 	}
-	touched, err := v.touched()
-	if err != nil {
-		return c, err
-	}
-	if err := v.agent.Quiesce(ctx, touched); err != nil {
+	if err := v.agent.Quiesce(ctx); err != nil {
 		return c, v.explain(err)
 	}
 	if err := v.vm.Pause(ctx); err != nil {
@@ -204,25 +200,6 @@ func (v *VM) save(ctx context.Context, d *snapshot.Draft, c snapshot.Contents) (
 		c.Labels[labelMAC] = v.network.MAC.String()
 	}
 	return c, nil
-}
-
-// touched returns how much of a booted machine's memory has been written to, or 0
-// if that is not known.
-func (v *VM) touched() (int64, error) {
-	f, err := os.Open(v.memory)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	data, err := mem.Data(f, v.function.GuestMemoryBytes)
-	if err != nil {
-		return 0, err
-	}
-	var n int64
-	for _, r := range data {
-		n += int64(r.Len()) * pages.Size
-	}
-	return n, nil
 }
 
 // Snapshot writes a booted machine down as it is between two invocations,

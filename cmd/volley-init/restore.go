@@ -131,10 +131,6 @@ func makeThreads() {
 	_ = syscall.Close(ends[0])
 }
 
-// keepFreeBytes is how much memory is left to the kernel while the rest of what
-// is free is made zero, so that it need not drop caches for that.
-const keepFreeBytes = 48 << 20
-
 // quiet answers a Quiesce, if there is one. The function waits for an event.
 func (s *session) quiet() {
 	s.mu.Lock()
@@ -149,10 +145,6 @@ func (s *session) quiet() {
 	debug.FreeOSMemory()
 	if s.restorer != nil {
 		makeThreads()
-		// What was in use once takes room in a snapshot, and is read for nothing
-		// when the guest gives it out again (thesis 5.3.5). A guest that cannot
-		// is as good, only larger.
-		_ = sys.ZeroFreeMemory(keepFreeBytes, asked.TouchedBytes)
 	}
 	_ = s.enc.Quiet(&frame.Quiet{Number: asked.Number}) // listen notices a host that is gone
 }

@@ -162,7 +162,7 @@ func TestAFunctionRunsInAVirtualMachine(t *testing.T) {
 	}
 	t.Logf("first invocation: %v at %v s of uptime", resp.Run, first.Uptime)
 
-	if err := a.Quiesce(ctx, 0); err != nil {
+	if err := a.Quiesce(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Close(); err != nil {

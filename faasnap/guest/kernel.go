@@ -14,7 +14,7 @@ const kernelPackage = "linux-image-cloud-amd64"
 // Boot options of the kernel; how they were chosen is in docs/guests.md.
 const (
 	// CommandLine is the kernel's command line for every machine.
-	CommandLine = "quiet panic=-1 volley_init=vm no_timer_check tsc=reliable cryptomgr.notests psi=0 nowatchdog apparmor=0 audit=0 GODEBUG=asyncpreemptoff=1"
+	CommandLine = "quiet panic=-1 volley_init=vm no_timer_check tsc=reliable cryptomgr.notests psi=0 nowatchdog apparmor=0 audit=0 init_on_free=1 GODEBUG=asyncpreemptoff=1"
 	// ResetCommandLine is added for machines that end by a restart.
 	ResetCommandLine = "reboot=k volley_end=reset"
 )

@@ -48,13 +48,6 @@ func AddEntropy(urandom *os.File, seed []byte) error { return addEntropy(urandom
 // OpenEntropy opens the kernel's random numbers for AddEntropy.
 func OpenEntropy() (*os.File, error) { return openEntropy() }
 
-// ZeroFreeMemory makes memory that nothing uses zero, but for the last keep
-// bytes of it, by asking the kernel for it and giving it back. If touched is not
-// 0, only so much of the machine's memory is not zero anyway: then no more is
-// asked for than what of that can be free. The kernel gives out what was freed
-// last first, and splits large pieces last, so it is that which is made zero.
-func ZeroFreeMemory(keep, touched int64) error { return zeroFreeMemory(keep, touched) }
-
 // OOMKills returns how many processes the kernel has ended since it started,
 // because memory had run out.
 func OOMKills() (int, error) { return oomKills() }

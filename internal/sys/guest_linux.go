@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -128,36 +127,6 @@ func addEntropy(urandom *os.File, seed []byte) error {
 	return nil
 }
 
-func freeMemory() (int64, error) { return memInfo("MemFree:") }
-
-// usedMemory is how much of the memory that the kernel manages is not free.
-func usedMemory() (int64, error) {
-	total, err := memInfo("MemTotal:")
-	if err != nil {
-		return 0, err
-	}
-	free, err := freeMemory()
-	return total - free, err
-}
-
-func memInfo(name string) (int64, error) {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, fmt.Errorf("read memory: %w", err)
-	}
-	for line := range bytes.Lines(text) {
-		fields := bytes.Fields(line)
-		if len(fields) == 3 && string(fields[0]) == name {
-			kib, err := strconv.ParseInt(string(fields[1]), 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("read memory: %w", err)
-			}
-			return kib << 10, nil
-		}
-	}
-	return 0, errors.New("read memory: /proc/meminfo has no MemFree")
-}
-
 func oomKills() (int, error) {
 	text, err := os.ReadFile("/proc/vmstat")
 	if err != nil {
@@ -230,80 +199,4 @@ func listenVsock(port uint32) (func() (*os.File, error), error) {
 			return os.NewFile(uintptr(conn), "host"), nil
 		}
 	}, nil
-}
-
-// zeroChunk is how much memory is asked for at once.
-const zeroChunk = 64 << 20
-
-// watermarks is below how much free memory the kernel begins to take memory
-// back from who has it, and kills for it in the end: with huge pages, more than
-// a twentieth of a small guest.
-func watermarks() (int64, error) {
-	text, err := os.ReadFile("/proc/zoneinfo")
-	if err != nil {
-		return 0, fmt.Errorf("read watermarks: %w", err)
-	}
-	sum := int64(0)
-	for line := range bytes.Lines(text) {
-		fields := bytes.Fields(line)
-		if len(fields) == 2 && string(fields[0]) == "high" {
-			n, err := strconv.ParseInt(string(fields[1]), 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("read watermarks: %w", err)
-			}
-			sum += n * int64(os.Getpagesize())
-		}
-	}
-	return sum, nil
-}
-
-func zeroFreeMemory(keep, touched int64) (err error) {
-	high, err := watermarks()
-	if err != nil {
-		return err
-	}
-	// Page tables and other tasks want memory meanwhile.
-	keep = max(keep, high+keep/2)
-	limit := int64(math.MaxInt64)
-	if touched > 0 {
-		used, err := usedMemory()
-		if err != nil {
-			return err
-		}
-		limit = touched - used + zeroChunk
-	}
-	var chunks [][]byte
-	defer func() {
-		for _, c := range chunks {
-			err = errors.Join(err, unix.Munmap(c))
-		}
-	}()
-	for {
-		free, err := freeMemory()
-		if err != nil {
-			return err
-		}
-		size := min(zeroChunk, limit, free-keep) &^ (2<<20 - 1)
-		if size <= 0 {
-			return nil
-		}
-		c, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
-		if err != nil {
-			return fmt.Errorf("zero free memory: %w", err)
-		}
-		chunks = append(chunks, c)
-		limit -= size
-		if touched > 0 {
-			// Of small pages, pieces are used that lie among others.
-			err = unix.Madvise(c, unix.MADV_NOHUGEPAGE)
-		} else {
-			err = unix.Madvise(c, unix.MADV_HUGEPAGE) // without, it takes longer
-		}
-		if err != nil && !errors.Is(err, unix.EINVAL) { // a kernel without huge pages
-			return fmt.Errorf("zero free memory: %w", err)
-		}
-		if err := unix.Madvise(c, unix.MADV_POPULATE_WRITE); err != nil {
-			return fmt.Errorf("zero free memory: %w", err)
-		}
-	}
 }

@@ -24,8 +24,6 @@ func openEntropy() (*os.File, error) { return nil, errors.ErrUnsupported }
 
 func addEntropy(*os.File, []byte) error { return errors.ErrUnsupported }
 
-func zeroFreeMemory(int64, int64) error { return errors.ErrUnsupported }
-
 func oomKills() (int, error) { return 0, errors.ErrUnsupported }
 
 func powerOff(bool) error { return errors.ErrUnsupported }

@@ -48,11 +48,10 @@ func Resume(ctx context.Context, conn Conn, r Restore, opts Options) (*Agent, er
 // Quiesce waits until nothing is under way in a sandbox that runs no
 // invocation: the function waits for an event, and all that it has logged has
 // arrived. Then its virtual machine can be written down. An event undoes it. It is
-// called by one goroutine at a time. touchedBytes is how much of the guest's
-// memory is not as it was at the start, which is zero; 0 is not known.
-func (a *Agent) Quiesce(ctx context.Context, touchedBytes int64) error {
+// called by one goroutine at a time.
+func (a *Agent) Quiesce(ctx context.Context) error {
 	number := a.quiesced.Add(1)
-	if err := a.enc.Quiesce(&frame.Quiesce{Number: number, TouchedBytes: touchedBytes}); err != nil {
+	if err := a.enc.Quiesce(&frame.Quiesce{Number: number}); err != nil {
 		return fmt.Errorf("quiesce sandbox: %w", err)
 	}
 	for {

@@ -94,7 +94,7 @@ func TestAGuestThatCannotBeRestoredRunsNothing(t *testing.T) {
 	if resp, err := a.Invoke(t.Context(), request("two")); err == nil || !resp.Broken {
 		t.Errorf("%+v, error %v", resp, err)
 	}
-	if err := a.Quiesce(t.Context(), 0); err == nil || !strings.Contains(err.Error(), "no clock") && !strings.Contains(err.Error(), "closed") {
+	if err := a.Quiesce(t.Context()); err == nil || !strings.Contains(err.Error(), "no clock") && !strings.Contains(err.Error(), "closed") {
 		t.Errorf("quiesce: %v", err)
 	}
 }
@@ -117,11 +117,11 @@ func TestQuiesceWaitsForTheGuest(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := a.Quiesce(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
+	if err := a.Quiesce(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("before: %v", err)
 	}
 	close(quiet)
-	if err := a.Quiesce(t.Context(), 0); err != nil {
+	if err := a.Quiesce(t.Context()); err != nil {
 		t.Error(err)
 	}
 	// It goes on as if nothing had been.

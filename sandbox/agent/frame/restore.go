@@ -42,19 +42,13 @@ func ParseRestore(body []byte) (Restore, error) {
 	return r, nil
 }
 
-// Quiesce asks for a Quiet. Its body is Number and TouchedBytes (8 bytes each).
+// Quiesce asks for a Quiet. Its body is Number (8 bytes).
 type Quiesce struct {
 	// Number tells this Quiesce from those before.
 	Number uint64
-	// TouchedBytes is how much of the guest's memory has been written to since it
-	// was booted, as the host knows; all else is zero. 0 is not known.
-	TouchedBytes int64
 }
 
-func (q *Quiesce) appendHead(b []byte) []byte {
-	b = binary.BigEndian.AppendUint64(b, q.Number)
-	return binary.BigEndian.AppendUint64(b, uint64(q.TouchedBytes))
-}
+func (q *Quiesce) appendHead(b []byte) []byte { return binary.BigEndian.AppendUint64(b, q.Number) }
 
 func (q *Quiesce) payload() []byte { return nil }
 
@@ -64,7 +58,7 @@ func (e *Encoder) Quiesce(q *Quiesce) error { return e.encode(TypeQuiesce, q) }
 // ParseQuiesce reads the body of a TypeQuiesce.
 func ParseQuiesce(body []byte) (Quiesce, error) {
 	p := parser{rest: body}
-	q := Quiesce{Number: p.uint64(), TouchedBytes: int64(p.uint64())}
+	q := Quiesce{Number: p.uint64()}
 	if p.bad || len(p.rest) > 0 {
 		return Quiesce{}, fmt.Errorf("%w: quiesce of %d bytes", ErrMalformed, len(body))
 	}
