@@ -55,6 +55,9 @@ type Route struct {
 	Link int
 	// Local makes every address of To one of this namespace's own.
 	Local bool
+	// Exception is for a route to addresses that would else be the namespace's
+	// own, since a Local route to a larger prefix has them.
+	Exception bool
 }
 
 func (r Route) String() string { return r.To.String() }
@@ -80,6 +83,9 @@ func (b *Batch) route(typ, flags uint16, op string, r Route) {
 		how = unix.RTNH_F_ONLINK
 	default:
 		scope = unix.RT_SCOPE_LINK
+	}
+	if r.Exception {
+		table = unix.RT_TABLE_LOCAL
 	}
 	b.u8(family(r.To.Addr()), uint8(r.To.Bits()), 0, 0, table, unix.RTPROT_STATIC, scope, kind)
 	b.u32(how)
