@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/volley-run/volley/internal/testenv"
@@ -173,6 +175,140 @@ def handler(event, context):
 	api.succeed(t, "deploy", "lost", dir, "--network", "net:no-such-network")
 	if e := api.run(t, "invoke", "lost"); e.code != 6 || !strings.Contains(e.stderr, "volley net up") {
 		t.Errorf("a network that is not there: exit status %d, %s%s", e.code, e.stdout, e.stderr)
+	}
+}
+
+// Machines, booted and restored, are on the network as containers are: they
+// reach each other and programs on this node and on another, at their own
+// addresses.
+func TestMachinesOnAJobsNetworkReachEachOther(t *testing.T) {
+	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC, testenv.CgroupBPF, testenv.Python3)
+	nodes, states := [2]string{}, [2]string{t.TempDir(), t.TempDir()}
+	nodes[0], nodes[1] = netNodes(t)
+	const name, port = "machines", "8080"
+	for i := range nodes {
+		t.Cleanup(func() {
+			for _, args := range [][]string{{"net", "down", name, "--force", "--state", states[i]}, {"net", "gc", "--state", states[i]}} {
+				if out, err := onNode(nodes[i], args...).CombinedOutput(); err != nil {
+					t.Errorf("volley %s: %v: %s", strings.Join(args, " "), err, out)
+				}
+			}
+		})
+		if out, err := onNode(nodes[i], "net", "up", "--name", name, "--prefix", "10.95.0.0/16", "--node-prefix", fmt.Sprintf("10.95.%d.0/24", i),
+			"--prefix6", "fd95::/48", "--node-prefix6", fmt.Sprintf("fd95:0:0:%d::/64", i), "--endpoints", "9", "--underlay", fmt.Sprintf("192.0.2.%d", 1+i),
+			"--peer", fmt.Sprintf("other=192.0.2.%d,10.95.%d.0/24,fd95:0:0:%d::/64", 2-i, 1-i, 1-i), "--state", states[i]).CombinedOutput(); err != nil {
+			t.Fatalf("net up: %v: %s", err, out)
+		}
+	}
+	const serve = `
+import os, socket, threading
+
+def answer(s):
+    while True:
+        c, peer = s.accept()
+        c.sendall(peer[0].encode())
+        c.close()
+
+def serve():
+    threading.Thread(target=answer, args=(socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True),)).start()
+
+def call(address):
+    return socket.create_connection((address, 8080), 10).recv(100).decode()
+`
+	// A program on each node, as endpoint 7.
+	for i := range nodes {
+		program := onNode(nodes[i], "net", "exec", "--state", states[i], name, "7", "--", "python3", "-c", serve+"serve()\nprint('ready', flush=True)")
+		out := &testenv.Buffer{}
+		program.Stdout, program.Stderr = out, out
+		if err := program.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = program.Process.Kill()
+			_ = program.Wait()
+		})
+		eventually(t, "the program to listen", func() bool { return strings.Contains(out.String(), "ready") })
+	}
+	d, api := startServer(t, "--driver", "microvm", "--net-state", states[0])
+	api.succeed(t, "deploy", "guest", pythonFunction(t, serve+`
+import time
+
+restored = 0
+serve()
+
+def after_restore():
+    global restored
+    restored += 1
+
+def handler(event, context):
+    time.sleep(event.get("sleep", 0))
+    own = [os.environ["VOLLEY_ADDRESS"], os.environ["VOLLEY_ADDRESS6"]]
+    return {"restored": restored, "own": own, "seen": [call(a) for a in event.get("call", [])]}
+`), "--memory", "128MB", "--timeout", "60s", "--network", "net:"+name)
+	type answer struct {
+		Restored  int
+		Own, Seen []string
+	}
+	invoke := func(event string) (a answer) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(api.succeed(t, "invoke", "guest", "-d", event)), &a); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	if booted := invoke("{}"); booted.Restored != 0 {
+		t.Errorf("the machine that was booted answers %+v", booted)
+	}
+	eventually(t, "a snapshot", func() bool { return strings.Contains(d.out.String(), "took a snapshot") })
+	// Three at once need three machines.
+	programs := `"10.95.0.9", "10.95.1.9", "fd95::9", "fd95:0:0:1::9"`
+	var answers [3]answer
+	var wg sync.WaitGroup
+	for i := range answers {
+		wg.Go(func() { answers[i] = invoke(`{"sleep": 3, "call": [` + programs + `]}`) })
+	}
+	wg.Wait()
+	taken, restored := map[string]bool{}, 0
+	for _, a := range answers {
+		restored += a.Restored
+		for _, own := range a.Own {
+			taken[own] = true
+		}
+		if want := []string{"::ffff:" + a.Own[0], "::ffff:" + a.Own[0], a.Own[1], a.Own[1]}; !slices.Equal(a.Seen, want) {
+			t.Errorf("a machine calls programs: they see %v, want %v", a.Seen, want)
+		}
+	}
+	if restored != 2 || len(taken) != 6 {
+		t.Errorf("three machines have %v, %d of them restored; want two addresses each, and two restored", taken, restored)
+	}
+	// All call all: the machine that answers is one of them.
+	var others []string
+	for address := range taken {
+		others = append(others, fmt.Sprintf("%q", address))
+	}
+	a := invoke(`{"call": [` + strings.Join(others, ",") + `]}`)
+	for _, seen := range a.Seen {
+		if !slices.Contains([]string{"::ffff:" + a.Own[0], a.Own[1]}, seen) {
+			t.Errorf("machine %v is seen as %s", a.Own, seen)
+		}
+	}
+	// Programs call machines.
+	for i := range nodes {
+		for address := range taken {
+			out, err := onNode(nodes[i], "net", "exec", "--state", states[i], name, "8", "--", "python3", "-c", serve+"print(call("+fmt.Sprintf("%q", address)+"))").Output()
+			if got := strings.TrimSpace(string(out)); err != nil || !strings.HasSuffix(got, "::a") && !strings.HasSuffix(got, ".10") {
+				t.Errorf("a program of node %d calls %s: it is seen as %q, %v", i, address, got, err)
+			}
+		}
+	}
+	api.succeed(t, "delete", "guest")
+	eventually(t, "the endpoints to be free", func() bool {
+		out, err := onNode(nodes[0], "net", "show", name, "--state", states[0]).Output()
+		return err == nil && !strings.Contains(string(out), "in use")
+	})
+	links, err := exec.Command("nsenter", "--net=/run/netns/volley-"+name, "ip", "-br", "link").CombinedOutput()
+	if err == nil && strings.Count(string(links), "\n") > 2 {
+		t.Errorf("taps are left: %s", links)
 	}
 }
 

@@ -37,6 +37,9 @@ type RecordOptions struct {
 	Inputs [][]byte
 	// Plain leaves recording out: the snapshot has no working set.
 	Plain bool
+	// Initialised leaves the inputs out too: the function has been initialised,
+	// and has had no event.
+	Initialised bool
 	// Faults also records what the modes REAP, Concurrent and Groups need.
 	Faults bool
 	// Replace allows a snapshot of that name to be there: the new one takes its
@@ -52,7 +55,9 @@ func (o RecordOptions) withDefaults(f *Function) RecordOptions {
 	if o.Name == "" {
 		o.Name = f.Name
 	}
-	if len(o.Inputs) == 0 {
+	if o.Initialised {
+		o.Plain, o.Inputs = true, nil
+	} else if len(o.Inputs) == 0 {
 		o.Inputs = [][]byte{[]byte("{}")}
 	}
 	if o.Plan == (pages.Options{}) {

@@ -98,7 +98,7 @@ func (v *VM) restore(ctx context.Context, src *source, o RestoreOptions, begin t
 	if err != nil {
 		return err
 	}
-	v.agent, err = agent.Resume(ctx, conn(v.vm), agent.Restore{ID: v.id}, v.agentOptions(o.StartOptions))
+	v.agent, err = agent.Resume(ctx, conn(v.vm), agent.Restore{ID: v.id, Network: o.Addresses}, v.agentOptions(o.StartOptions))
 	if err != nil {
 		return err
 	}

@@ -128,6 +128,11 @@ type StartOptions struct {
 	// device; nil is none. A machine is restored with a network device just if
 	// it was saved with one, and keeps its MAC address. Without MAC it gets one.
 	Network *vmm.Network
+	// Addresses, if not nil, are given to that device in the guest, where
+	// volley-init sets it up then: as one end of a wire whose other end has the
+	// same MAC address. A machine to be saved gets empty ones, and those that are
+	// restored from it get theirs.
+	Addresses *agent.Network
 }
 
 // newVM makes a machine's directory.
@@ -220,6 +225,7 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 	}
 	boot.Credential = &frame.Credential{UID: guest.FunctionID, GID: guest.FunctionID}
 	boot.Port = agent.RuntimePort
+	boot.Network = o.Addresses
 	if o.InitTimeout > 0 {
 		boot.InitTimeout = max(o.InitTimeout, v.function.Timeout)
 	} else {

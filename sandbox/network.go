@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"net"
 	"net/netip"
 )
 
@@ -26,9 +27,21 @@ type Place struct {
 	// which all that the sandbox runs must be: it is what holds the sandbox to
 	// its addresses where others are in the namespace.
 	Cgroup string
+	// Tap, if not empty, is the name of a tap device in Namespace: what the sandbox
+	// is connected by if it is a virtual machine. Both ends are to have the
+	// Ethernet address TapMAC, and ask nobody for others. What the machine sends
+	// from another address than its own is dropped.
+	Tap string
+	// MTU is the largest packet of the network in bytes; 0 is not known.
+	MTU int
 	// Address and Address6 are the sandbox's own; one of them may be invalid.
 	Address, Address6 netip.Addr
 }
+
+// TapMAC is the Ethernet address of both ends of every tap. Machines that are
+// restored from one snapshot have the same, which is no harm, as each is alone
+// with its tap.
+func TapMAC() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 1} }
 
 // Env returns what a function finds of its place in its environment.
 func (p Place) Env() []string {

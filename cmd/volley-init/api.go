@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"unicode/utf8"
@@ -178,6 +179,9 @@ func (c *connection) next() error {
 	if inv.instance != "" {
 		b = append(b, "\r\nVolley-Restored: "...)
 		b = append(b, inv.instance...)
+		if inv.network != nil {
+			b = appendAddresses(b, inv.network)
+		}
 	}
 	if len(inv.ClientContext) > 0 {
 		b = append(b, "\r\nLambda-Runtime-Client-Context: "...)
@@ -470,4 +474,17 @@ func errorJSON(kind, message string) []byte {
 
 func tooLarge(limit int) []byte {
 	return errorJSON(typeTooLarge, fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", limit))
+}
+
+// appendAddresses adds headers that tell a restored function its addresses.
+func appendAddresses(b []byte, n *frame.Network) []byte {
+	for _, a := range []struct {
+		header  string
+		address netip.Addr
+	}{{"Volley-Address", n.Address}, {"Volley-Address6", n.Address6}} {
+		if a.address.IsValid() {
+			b = append(append(b, "\r\n"+a.header+": "...), a.address.String()...)
+		}
+	}
+	return b
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/sandbox/agent/frame"
 )
 
 // This file makes a running system of what a virtual machine's kernel hands to
@@ -46,6 +47,8 @@ const (
 	instanceFile         = runDir + "/instance-id"
 	shortcutFile         = runDir + "/runtime"
 	hostName             = "sandbox"
+	// netDevice is the network device, as the kernel calls the first one.
+	netDevice = "eth0"
 	// driveTime bounds the wait for a drive.
 	driveTime = 10 * time.Second
 	pollEvery = time.Millisecond
@@ -253,4 +256,17 @@ func kernelSettings() map[string]string {
 		"vm/dirty_writeback_centisecs": "0",
 		"vm/overcommit_memory":         "1",
 	}
+}
+
+// connect puts the machine on a network, as far as it is known yet.
+func connect(n *frame.Network) error {
+	if err := sys.ConnectNetwork(netDevice); err != nil {
+		return err
+	}
+	return join(n)
+}
+
+// join gives the machine its addresses.
+func join(n *frame.Network) error {
+	return sys.JoinNetwork(netDevice, n.MTU, n.Address, n.Address6)
 }

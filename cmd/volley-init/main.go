@@ -91,6 +91,12 @@ func run(machine bool) (err error) {
 		}
 		go serve(shortcut, s)
 		boot.Env = append(boot.Env, "VOLLEY_RUNTIME_SOCKET="+shortcutFile)
+		if boot.Network != nil {
+			if err := connect(boot.Network); err != nil {
+				return err
+			}
+			boot.Env = append(boot.Env, boot.Network.Env()...)
+		}
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)

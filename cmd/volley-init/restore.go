@@ -59,6 +59,9 @@ func (r *restorer) restore(to *frame.Restore) error {
 		return err
 	}
 	copy(r.instance, to.ID)
+	if to.Network != nil {
+		return join(to.Network)
+	}
 	return nil
 }
 
@@ -82,7 +85,7 @@ func (s *session) restored(body []byte) error {
 	s.clockSet = true
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.instance = to.ID
+	s.instance, s.network = to.ID, to.Network
 	return nil
 }
 

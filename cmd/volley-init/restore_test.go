@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"testing"
 
 	"github.com/volley-run/volley/sandbox/agent/frame"
@@ -42,16 +43,18 @@ func TestTheFirstEventAfterARestoreSaysSo(t *testing.T) {
 	h := newHost(t)
 	headers := h.ask(t)
 	h.next(t, frame.TypeReady)
-	if err := h.enc.Restore(&frame.Restore{ID: "00000000-0000-0000-0000-000000000001"}); err != nil {
+	network := &frame.Network{Address: netip.MustParseAddr("10.77.0.2")}
+	if err := h.enc.Restore(&frame.Restore{ID: "00000000-0000-0000-0000-000000000001", Network: network}); err != nil {
 		t.Fatal(err)
 	}
 	if body := h.next(t, frame.TypeRestored); len(body) > 0 {
 		t.Fatalf("error %q", body)
 	}
-	for _, want := range []string{"00000000-0000-0000-0000-000000000001", ""} {
+	for _, want := range [][3]string{{"00000000-0000-0000-0000-000000000001", "10.77.0.2", ""}, {}} {
 		h.send(t, "id")
-		if got := (<-headers).Get("Volley-Restored"); got != want {
-			t.Errorf("Volley-Restored: %q, want %q", got, want)
+		header := <-headers
+		if got := [3]string{header.Get("Volley-Restored"), header.Get("Volley-Address"), header.Get("Volley-Address6")}; got != want {
+			t.Errorf("the restored machine's id and addresses are %q, want %q", got, want)
 		}
 		h.reply(t, "id")
 		headers = h.ask(t)

@@ -54,8 +54,10 @@ type session struct {
 	// not nil, that the host waits for that.
 	waiting   bool
 	quiescing *frame.Quiesce
-	// instance is the id of the restored machine, until an event takes it.
+	// instance is the id of the restored machine and network its network, if it
+	// is on one, until an event takes them.
 	instance string
+	network  *frame.Network
 }
 
 // invocation is an event under way.
@@ -65,9 +67,10 @@ type invocation struct {
 	due time.Time
 	// taken says that the function has got it.
 	taken bool
-	// instance is the id of the machine if it was restored since the event
-	// before.
+	// instance is the id of the machine, and network its network, if it was
+	// restored since the event before.
 	instance string
+	network  *frame.Network
 	// streaming says that a streamed answer has begun.
 	streaming bool
 }
@@ -142,6 +145,7 @@ func (s *session) arrive(inv *invocation) {
 	}
 	s.current = inv
 	inv.instance, s.instance = s.instance, ""
+	inv.network, s.network = s.network, nil
 	budget := time.Duration(inv.Budget) * time.Microsecond
 	inv.due = time.Now().Add(budget)
 	s.timer.Reset(budget)

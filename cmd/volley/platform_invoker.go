@@ -218,7 +218,7 @@ func (n *invokerNode) openDriver(ctx context.Context, b bus.Bus, o invokerOption
 		if err := sys.AdoptOrphans(); err != nil {
 			return err
 		}
-		networks, err := openJobNetworks(ctx, o.netState, dir)
+		networks, err := openJobNetworks(ctx, o.netState, dir, false)
 		if err != nil {
 			return err
 		}

@@ -20,9 +20,14 @@ func (n *invokerNode) openMicroVM(ctx context.Context, o invokerOptions, dir str
 		return err
 	}
 	n.add(service.Close)
+	networks, err := openJobNetworks(ctx, o.netState, dir, true)
+	if err != nil {
+		return err
+	}
+	n.add(networks.Close)
 	policy := microvm.DefaultPolicy()
 	policy.MaxBytes, policy.MaxStandby = int64(o.snapshots)<<20, o.standby
-	driver, err := microvm.New(microvm.Config{Service: service, Mode: vms.mode(), Unpacker: packages, Images: images, Policy: policy, Log: s.log})
+	driver, err := microvm.New(microvm.Config{Service: service, Mode: vms.mode(), Unpacker: packages, Images: images, Networks: networks, Policy: policy, Log: s.log})
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // openJobNetworks fails: networks need Linux, and so do the drivers that use them.
-func openJobNetworks(context.Context, string, string) (interface {
+func openJobNetworks(context.Context, string, string, bool) (interface {
 	sandbox.Networks
 	Close() error
 }, error) {

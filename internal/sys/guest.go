@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"net/netip"
 	"os"
 	"time"
 )
@@ -32,6 +33,17 @@ func LoadModule(f *os.File) error { return loadModule(f) }
 
 // LoopbackUp brings the network interface lo up.
 func LoopbackUp() error { return loopbackUp() }
+
+// ConnectNetwork brings a network interface up as one end of a wire whose other
+// end has the same Ethernet address: all is sent there, and nobody is asked for
+// addresses.
+func ConnectNetwork(name string) error { return connectNetwork(name) }
+
+// JoinNetwork gives such an interface addresses and, if it is not 0, its MTU in
+// bytes. Addresses that are not valid are left out.
+func JoinNetwork(name string, mtu int, addresses ...netip.Addr) error {
+	return joinNetwork(name, mtu, addresses)
+}
 
 // SetHostName sets the host's name.
 func SetHostName(name string) error { return setHostName(name) }

@@ -4,6 +4,7 @@ package sys
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"time"
 )
@@ -15,6 +16,10 @@ func enterRoot(string, []string) error { return errors.ErrUnsupported }
 func loadModule(*os.File) error { return errors.ErrUnsupported }
 
 func loopbackUp() error { return errors.ErrUnsupported }
+
+func connectNetwork(string) error { return errors.ErrUnsupported }
+
+func joinNetwork(string, int, []netip.Addr) error { return errors.ErrUnsupported }
 
 func setHostName(string) error { return errors.ErrUnsupported }
 

@@ -41,11 +41,46 @@ func OpenTap(namespace, name string) (tap *os.File, err error) {
 	return tap, nil
 }
 
+// LooseTap makes a tap device of that name in a network namespace of its own, in
+// which nothing is connected to it. The namespace is the file that is returned:
+// it ends with the tap when that has been closed.
+func LooseTap(name string) (namespace *os.File, err error) {
+	err = OnThread(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		if namespace, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return err
+		}
+		if err := addTap(name); err != nil {
+			return errors.Join(err, namespace.Close())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make tap %s: %w", name, err)
+	}
+	return namespace, nil
+}
+
+func addTap(name string) error {
+	tap, err := attachTap(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.IoctlSetInt(int(tap.Fd()), unix.TUNSETPERSIST, 1), tap.Close())
+}
+
 func openTap(name string) (*os.File, error) {
 	// The kernel would make one that is missing.
 	if err := findLink(name); err != nil {
 		return nil, err
 	}
+	return attachTap(name)
+}
+
+// attachTap opens the tap device of that name, and makes it if there is none.
+func attachTap(name string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err

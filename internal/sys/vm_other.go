@@ -17,3 +17,8 @@ func MemFile(string) (*os.File, error) {
 func OpenTap(_, name string) (*os.File, error) {
 	return nil, fmt.Errorf("open tap %s: %w", name, errors.ErrUnsupported)
 }
+
+// LooseTap needs Linux.
+func LooseTap(name string) (*os.File, error) {
+	return nil, fmt.Errorf("make tap %s: %w", name, errors.ErrUnsupported)
+}

@@ -13,6 +13,9 @@ import (
 // Restore is what a guest is told when it goes on from a snapshot.
 type Restore = frame.Restore
 
+// Network is how a guest is on a network.
+type Network = frame.Network
+
 // errNotRestored says that a guest refused to go on from a snapshot: no event
 // has reached its function.
 var errNotRestored = errors.New("the guest could not be restored")

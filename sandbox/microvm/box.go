@@ -27,6 +27,7 @@ type box struct {
 	started  chan struct{}
 	revision *revision
 	vm       *faasnap.VM // nil if it could not be started
+	network  string      // the job network that it is on, if any
 	// kind is of the snapshot that it comes from.
 	kind Kind
 
@@ -53,6 +54,9 @@ func (b *box) start(ctx context.Context, spec sandbox.Spec) error {
 			l.Container = b.id
 			spec.Log(l)
 		}
+	}
+	if err := b.join(ctx, spec.Function, &o); err != nil {
+		return err
 	}
 	restored, err := b.restore(ctx, o)
 	if err != nil {
@@ -168,7 +172,7 @@ func (b *box) close(ctx context.Context) error {
 	if err := b.Resume(ctx); err == nil {
 		b.vm.Shutdown(ctx)
 	}
-	if err := b.vm.Close(); err != nil {
+	if err := errors.Join(b.vm.Close(), b.leave()); err != nil {
 		return fmt.Errorf("close sandbox %s: %w", b.id, err)
 	}
 	return nil

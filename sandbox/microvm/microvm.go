@@ -4,8 +4,9 @@
 // A function's first machine is booted. Once an invocation of it has gone well, a
 // snapshot is recorded with that event as input, in a machine of its own, so that
 // nobody is held up. That runs the event again, which nobody can notice: machines
-// have no network and no disk to write to. What is kept of whom on disk, a Policy
-// decides.
+// have no network and no disk to write to. Functions on a job's network could be
+// noticed, so they are written down without an event, as they are after their
+// initialisation. What is kept of whom on disk, a Policy decides.
 package microvm
 
 import (
@@ -49,6 +50,9 @@ type Config struct {
 	Unpacker sandbox.Unpacker
 	// Images may be nil: functions of package type Image are refused then.
 	Images Images
+	// Networks, if not nil, are the job networks of this node. Their places have
+	// taps.
+	Networks sandbox.Networks
 	// Policy is DefaultPolicy if zero.
 	Policy Policy
 	// InitTimeout bounds the initialisation of a function that is booted, after
@@ -124,7 +128,7 @@ func (d *Driver) Name() string { return DriverName }
 func (d *Driver) Isolation() string {
 	return "A virtual machine with a kernel of its own: functions share nothing with the host but the virtual machine monitor, " +
 		"which runs without privileges under a seccomp filter. Where KVM works the processor separates them; elsewhere QEMU's emulation does, " +
-		"which QEMU's makers do not promise to be a security boundary. There is no network device; file systems are read-only but /tmp and /run, which are in the guest's memory."
+		"which QEMU's makers do not promise to be a security boundary. There is no network device unless the function is on a job's network, where it cannot send from another address than its own; file systems are read-only but /tmp and /run, which are in the guest's memory."
 }
 
 // Recover implements sandbox.Driver: machines end with the process that started
@@ -183,7 +187,7 @@ func (d *Driver) create(ctx context.Context, spec sandbox.Spec) (*box, error) {
 	if !idPattern.MatchString(spec.ID) {
 		return nil, errors.New("that is no id: use 1 to 64 letters, digits and '-'")
 	}
-	if err := checkNetwork(spec.Function); err != nil {
+	if err := d.checkNetwork(spec.Function); err != nil {
 		return nil, err
 	}
 	b := &box{id: spec.ID, driver: d, started: make(chan struct{})}
@@ -197,27 +201,14 @@ func (d *Driver) create(ctx context.Context, spec sandbox.Spec) (*box, error) {
 	defer close(b.started)
 	if err := b.start(ctx, spec); err != nil {
 		d.unregister(b)
-		return nil, err
+		return nil, errors.Join(err, b.leave())
 	}
 	if ctx.Err() != nil {
 		// Close may have come too early to find the machine.
 		d.unregister(b)
-		return nil, errors.Join(context.Cause(ctx), b.vm.Close())
+		return nil, errors.Join(context.Cause(ctx), b.vm.Close(), b.leave())
 	}
 	return b, nil
-}
-
-// checkNetwork refuses what a machine without a network device cannot give.
-func checkNetwork(f *function.Function) error {
-	switch f.Network {
-	case function.NetworkNone, "":
-		return nil
-	case function.NetworkHost:
-		return function.Errorf(function.InvalidParameter,
-			"function %s: a virtual machine does not share the host's network: use network %q, or the driver runc", f.Name, function.NetworkNone)
-	}
-	return function.Errorf(function.InvalidParameter,
-		"function %s: the driver %s has no job networks: use network %q, or the driver runc", f.Name, DriverName, function.NetworkNone)
 }
 
 // register makes b one of the driver's, and counts its start as work.

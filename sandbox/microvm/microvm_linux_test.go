@@ -40,13 +40,17 @@ func newService(t *testing.T, dir string) *faasnap.Service {
 	return s
 }
 
-func newDriver(t *testing.T, s *faasnap.Service, policy microvm.Policy) *microvm.Driver {
+func newDriver(t *testing.T, s *faasnap.Service, policy microvm.Policy, change ...func(*microvm.Config)) *microvm.Driver {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	d, err := microvm.New(microvm.Config{
+	c := microvm.Config{
 		Service: s, Unpacker: sandboxtest.DirUnpacker{}, Policy: policy, InitTimeout: initTimeout, Log: log,
 		Observe: func(m faasnap.Mode, times faasnap.Times) { log.Info("started", "mode", m, "took", times.Start) },
-	})
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	d, err := microvm.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,15 +82,21 @@ def handler(event, context):
 `
 
 type answer struct {
-	Restored, UID int
-	Random        float64
-	Env           string
+	Restored, UID, MTU int
+	Random             float64
+	Env                string
 }
 
 func pythonIn(t *testing.T) *function.Function {
 	t.Helper()
+	return functionOf(t, pythonFunction)
+}
+
+// functionOf returns a function in Python.
+func functionOf(t *testing.T, text string) *function.Function {
+	t.Helper()
 	code := t.TempDir()
-	if err := os.WriteFile(filepath.Join(code, "app.py"), []byte(pythonFunction), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(code, "app.py"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	f := &function.Function{
@@ -280,7 +290,7 @@ func TestWhatAMachineCannotDoIsRefused(t *testing.T) {
 		text   string
 	}{
 		"the host's network": {func(f *function.Function) { f.Network = function.NetworkHost }, function.InvalidParameter, "does not share the host's network"},
-		"a job's network":    {func(f *function.Function) { f.Network = function.JobNetwork("jobs") }, function.InvalidParameter, "no job networks"},
+		"a job's network":    {func(f *function.Function) { f.Network = function.JobNetwork("jobs") }, function.InvalidParameter, "there are no job networks here"},
 		"an image":           {func(f *function.Function) { f.PackageType = function.Image }, function.InvalidImage, "images are not enabled"},
 	} {
 		f := pythonIn(t)

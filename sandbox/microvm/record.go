@@ -32,6 +32,9 @@ func (d *Driver) invoked(b *box, event []byte, well bool) {
 	r.mu.Lock()
 	r.rate.note(now, d.cfg.Policy.HalfLife)
 	choice := d.cfg.Policy.Choose(r.load(now, d.cfg.Policy))
+	if r.networked {
+		choice.Snapshot = min(choice.Snapshot, Plain)
+	}
 	wanted := well && !r.retired && !r.recording && choice.Snapshot > r.kind && !now.Before(r.retry)
 	if wanted && d.begin() == nil {
 		r.recording = true
@@ -101,9 +104,20 @@ func (d *Driver) take(r *revision, kind Kind, event []byte) (*snapshot.Snapshot,
 	r.mu.Lock()
 	f := r.built
 	r.mu.Unlock()
-	return d.cfg.Service.Record(d.ctx, f, faasnap.RecordOptions{
+	o := faasnap.RecordOptions{
 		StartOptions: d.startOptions(&f.Function), Name: r.name, Inputs: [][]byte{event}, Plain: kind == Plain, Replace: true,
-	})
+	}
+	if r.networked {
+		place, namespace, err := nowhere()
+		if err != nil {
+			return nil, err
+		}
+		defer namespace.Close()
+		connect(&o.StartOptions, place)
+		// What the event makes the function send would be sent again.
+		o.Initialised = true
+	}
+	return d.cfg.Service.Record(d.ctx, f, o)
 }
 
 // tidyRegularly removes what is not worth its room any longer.

@@ -36,6 +36,8 @@ type revision struct {
 	name     string // that the Service has it under
 	function string // the function's own name
 	modified time.Time
+	// networked says that the function is on a job's network.
+	networked bool
 	// building is had by the one that builds what the function boots.
 	building chan struct{}
 
@@ -70,8 +72,9 @@ func serviceName(f *function.Function) string {
 }
 
 func newRevision(name string, f *function.Function) *revision {
+	_, networked := f.Network.Job()
 	return &revision{
-		name: name, function: f.Name, modified: f.Modified, building: make(chan struct{}, 1), rate: rate{since: time.Now()},
+		name: name, function: f.Name, modified: f.Modified, networked: networked, building: make(chan struct{}, 1), rate: rate{since: time.Now()},
 	}
 }
 

@@ -166,6 +166,14 @@ async function loadHandler(root, name) {
   return { handler, hook: module.afterRestore ?? module.default?.afterRestore };
 }
 
+// setAddresses tells where on its network this copy is.
+function setAddresses(headers) {
+  for (const name of ['VOLLEY_ADDRESS', 'VOLLEY_ADDRESS6']) {
+    const address = headers[name.toLowerCase().replace('_', '-')];
+    if (address) process.env[name] = address;
+  }
+}
+
 // reseed gives Math.random, whose state is the same in all processes restored
 // from one snapshot, one from the kernel's random numbers.
 function reseed() {
@@ -411,6 +419,7 @@ async function main() {
     if (restored) {
       try {
         reseed();
+        setAddresses(headers);
         await hook?.();
         restored = false; // after an error it is tried again
       } catch (error) {

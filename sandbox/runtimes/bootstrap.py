@@ -159,7 +159,7 @@ def _load(name):
     return module, getattr(module, function_name)
 
 
-def _after_restore(module):
+def _after_restore(module, headers):
     """Makes this copy of a process, restored from a snapshot, one of its own.
 
     The kernel's random numbers are already. What libraries have drawn from them
@@ -172,6 +172,9 @@ def _after_restore(module):
         numpy.seed()
     if ssl := sys.modules.get("ssl"):
         ssl.RAND_add(os.urandom(32), 32.0)
+    for name in ("VOLLEY_ADDRESS", "VOLLEY_ADDRESS6"):
+        if address := headers.get(name.lower().replace("_", "-")):
+            os.environ[name] = address
     if hook := getattr(module, "after_restore", None):
         hook()
 
@@ -283,7 +286,7 @@ def main():
         restored = restored or "volley-restored" in headers
         try:
             if restored:
-                _after_restore(module)
+                _after_restore(module, headers)
                 restored = False  # after an error it is tried again
             answer, content_type = _answer(handler, event, _context(headers))
         except Exception as error:

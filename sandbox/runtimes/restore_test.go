@@ -18,7 +18,7 @@ import (
 )
 
 const pythonHook = `
-import random
+import os, random
 random.seed(1)
 calls = 0
 
@@ -29,7 +29,7 @@ def after_restore():
         raise ValueError("not yet")
 
 def handler(event, context):
-    return {"calls": calls, "same": random.random() == random.Random(1).random()}
+    return {"calls": calls, "same": random.random() == random.Random(1).random(), "address": os.environ["VOLLEY_ADDRESS"]}
 `
 
 const nodeHook = `
@@ -42,7 +42,7 @@ export function afterRestore() {
 export async function handler() {
   const values = Array.from({ length: 100 }, () => Math.random());
   if (!values.every((v) => v >= 0 && v < 1) || new Set(values).size < 100) throw new Error('bad random numbers ' + values);
-  return { calls, same: Math.random === before };
+  return { calls, same: Math.random === before, address: process.env.VOLLEY_ADDRESS };
 }
 `
 
@@ -72,6 +72,7 @@ func serveEvents(t *testing.T, restored []string) (address string, answers <-cha
 		w.Header().Set("Lambda-Runtime-Deadline-Ms", fmt.Sprint(time.Now().Add(time.Minute).UnixMilli()))
 		if restored[n] != "" {
 			w.Header().Set("Volley-Restored", restored[n])
+			w.Header().Set("Volley-Address", "10.77.0.3")
 		}
 		n++
 		w.Header().Set("Content-Length", "2")
@@ -103,7 +104,7 @@ func TestRestoredFunctionsAreSeededAnewAndTold(t *testing.T) {
 			}
 			address, answers := serveEvents(t, []string{"", "machine", "", ""})
 			cmd := exec.Command(tc.program, filepath.Join(dir, tc.client))
-			cmd.Env = append(os.Environ(), "AWS_LAMBDA_RUNTIME_API="+address, "_HANDLER=app.handler", "LAMBDA_TASK_ROOT="+dir)
+			cmd.Env = append(os.Environ(), "AWS_LAMBDA_RUNTIME_API="+address, "_HANDLER=app.handler", "LAMBDA_TASK_ROOT="+dir, "VOLLEY_ADDRESS=10.77.0.2")
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -127,6 +128,7 @@ func TestRestoredFunctionsAreSeededAnewAndTold(t *testing.T) {
 			next := func() (kind string, answer struct {
 				Calls                   int
 				Same                    bool
+				Address                 string
 				ErrorType, ErrorMessage string
 			}) {
 				t.Helper()
@@ -142,16 +144,16 @@ func TestRestoredFunctionsAreSeededAnewAndTold(t *testing.T) {
 				}
 				return "", answer
 			}
-			if kind, a := next(); kind != "response" || a.Calls != 0 || !a.Same {
+			if kind, a := next(); kind != "response" || a.Calls != 0 || !a.Same || a.Address != "10.77.0.2" {
 				t.Errorf("before: %s %+v", kind, a)
 			}
 			if kind, a := next(); kind != "error" || a.ErrorType != tc.hook || a.ErrorMessage != "not yet" {
 				t.Errorf("a hook that fails: %s %+v", kind, a)
 			}
-			if kind, a := next(); kind != "response" || a.Calls != 2 || a.Same {
+			if kind, a := next(); kind != "response" || a.Calls != 2 || a.Same || a.Address != "10.77.0.3" {
 				t.Errorf("after: %s %+v", kind, a)
 			}
-			if kind, a := next(); kind != "response" || a.Calls != 2 {
+			if kind, a := next(); kind != "response" || a.Calls != 2 || a.Address != "10.77.0.3" {
 				t.Errorf("later: %s %+v", kind, a)
 			}
 		})

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net/netip"
+	"reflect"
 	"testing"
 	"testing/iotest"
 
@@ -49,6 +51,15 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		var b bytes.Buffer
 		enc := NewEncoder(&b)
 		restore := Restore{Time: rapid.Int64().Draw(t, "clock"), ID: rapid.String().Draw(t, "machine")}
+		if rapid.Bool().Draw(t, "on a network") {
+			restore.Network = &Network{MTU: rapid.IntRange(0, 1<<16).Draw(t, "MTU")}
+			if rapid.Bool().Draw(t, "IPv4") {
+				restore.Network.Address = netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "address")))
+			}
+			if rapid.Bool().Draw(t, "IPv6") {
+				restore.Network.Address6 = netip.AddrFrom16([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "address6")))
+			}
+		}
 		copy(restore.Seed[:], rapid.SliceOfN(rapid.Byte(), SeedBytes, SeedBytes).Draw(t, "seed"))
 		quiesce := Quiesce{Number: rapid.Uint64().Draw(t, "asked")}
 		quiet := Quiet{Number: rapid.Uint64().Draw(t, "answered")}
@@ -83,7 +94,7 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := ParseRestore(bodies[4]); err != nil || got != restore {
+		if got, err := ParseRestore(bodies[4]); err != nil || !reflect.DeepEqual(got, restore) {
 			t.Fatalf("restore %+v, error %v, want %+v", got, err, restore)
 		}
 		if got, err := ParseQuiet(bodies[5]); err != nil || got != quiet {
@@ -185,6 +196,15 @@ func TestParsersRejectBodiesThatAreCutShort(t *testing.T) {
 		"restore": {
 			(&Restore{ID: "id"}).appendHead(nil), func(b []byte) error { _, err := ParseRestore(b); return err },
 		},
+		"restore on a network": {
+			(&Restore{ID: "id", Network: &Network{Address: netip.IPv6Loopback()}}).appendHead(nil)[8+SeedBytes+3:], func(b []byte) error {
+				p := parser{rest: b}
+				if p.network(); p.bad {
+					return ErrMalformed
+				}
+				return nil
+			},
+		},
 		"quiesce": {(&Quiesce{}).appendHead(nil), func(b []byte) error { _, err := ParseQuiesce(b); return err }},
 		"quiet":   {(&Quiet{}).appendHead(nil), func(b []byte) error { _, err := ParseQuiet(b); return err }},
 		"event":   {event, func(b []byte) error { _, err := ParseEvent(b); return err }},
@@ -211,6 +231,7 @@ func FuzzDecoder(f *testing.F) {
 		enc.Log(&Log{Stream: Stdout, ID: "id", Lines: AppendLine(nil, []byte("line"))}),
 		enc.JSON(TypeBoot, Boot{Argv: []string{"x"}}),
 		enc.Restore(&Restore{Time: 1, ID: "id"}),
+		enc.Restore(&Restore{ID: "id", Network: &Network{MTU: 1450, Address: netip.IPv6Loopback()}}),
 		enc.Quiet(&Quiet{Number: 1}),
 	} {
 		if err != nil {

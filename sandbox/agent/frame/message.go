@@ -34,6 +34,9 @@ type Boot struct {
 	MaxLogBytes int `json:"maxLogBytes,omitempty"`
 	// Limits are set for the function's processes.
 	Limits Limits `json:"limits,omitzero"`
+	// Network is how a virtual machine is on a network. nil: it is on none, or
+	// what is in the guest sees to that.
+	Network *Network `json:"network,omitempty"`
 }
 
 // Credential is a user and group id.

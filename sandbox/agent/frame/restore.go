@@ -9,7 +9,8 @@ import (
 const SeedBytes = 64
 
 // Restore tells a guest that it goes on from a copy of an earlier guest's
-// memory. Its body is Time (8 bytes), Seed and the id as a string.
+// memory. Its body is Time (8 bytes), Seed, the id as a string, and Network if
+// there is one.
 type Restore struct {
 	// Time is what the clock is set to, in nanoseconds since 1970.
 	Time int64
@@ -17,12 +18,19 @@ type Restore struct {
 	Seed [SeedBytes]byte
 	// ID is the restored machine's own, as no two have the same.
 	ID string
+	// Network is how it is on a network; nil is as it was, or not at all. It is
+	// for a guest that was booted with an empty one.
+	Network *Network
 }
 
 func (r *Restore) appendHead(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time))
 	b = append(b, r.Seed[:]...)
-	return appendString(b, r.ID)
+	b = appendString(b, r.ID)
+	if r.Network != nil {
+		b = r.Network.append(b)
+	}
+	return b
 }
 
 func (r *Restore) payload() []byte { return nil }
@@ -36,6 +44,9 @@ func ParseRestore(body []byte) (Restore, error) {
 	r := Restore{Time: int64(p.uint64())}
 	copy(r.Seed[:], p.take(SeedBytes))
 	r.ID = string(p.bytes())
+	if len(p.rest) > 0 {
+		r.Network = p.network()
+	}
 	if p.bad || len(p.rest) > 0 {
 		return Restore{}, fmt.Errorf("%w: restore of %d bytes", ErrMalformed, len(body))
 	}
