@@ -1,6 +1,7 @@
 package faasnap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,6 +125,9 @@ type StartOptions struct {
 	// own timeout is longer. If 0, that is a minute more than on Lambda, since
 	// guests may be emulated.
 	InitTimeout time.Duration
+	// MaxProcesses bounds processes and threads of the function in a machine that
+	// is booted; 0 is 1024, as in containers.
+	MaxProcesses int
 	// Network is a tap that is there already, and becomes the machine's network
 	// device; nil is none. A machine is restored with a network device just if
 	// it was saved with one, and keeps its MAC address. Without MAC it gets one.
@@ -224,6 +228,7 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 		return err
 	}
 	boot.Credential = &frame.Credential{UID: guest.FunctionID, GID: guest.FunctionID}
+	boot.Limits = frame.Limits{OpenFiles: maxOpenFiles, Processes: uint64(cmp.Or(o.MaxProcesses, defaultProcesses)), NoCore: true}
 	boot.Port = agent.RuntimePort
 	boot.Network = o.Addresses
 	if o.InitTimeout > 0 {
@@ -240,6 +245,13 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 	v.times.Start = time.Since(begin)
 	return nil
 }
+
+const (
+	// maxOpenFiles bounds the file descriptors of a process, as on AWS Lambda.
+	maxOpenFiles = 1024
+	// defaultProcesses bounds a function's processes and threads.
+	defaultProcesses = 1024
+)
 
 // bootTime bounds how long a guest's kernel may take to start.
 const bootTime = time.Minute

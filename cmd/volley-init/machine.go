@@ -171,12 +171,13 @@ func mountDrives() error {
 	if err := waitForDrive(rootDrive); err != nil {
 		return err
 	}
-	readOnly := sys.MountFlags{ReadOnly: true, NoDevices: true}
+	// A program of another user's rights would not be held by what bounds the
+	// function's user.
+	readOnly := sys.MountFlags{ReadOnly: true, NoDevices: true, NoSetuid: true}
 	if err := sys.MountFS("ext4", rootDrive, newRoot, readOnly, "noload"); err != nil {
 		return err
 	}
 	if _, err := os.Stat(codeDrive); err == nil {
-		readOnly.NoSetuid = true
 		if err := sys.MountFS("ext4", codeDrive, filepath.Join(newRoot, codeDir), readOnly, "noload"); err != nil {
 			return err
 		}

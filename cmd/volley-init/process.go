@@ -177,6 +177,11 @@ func setLimits(l frame.Limits) error {
 			return err
 		}
 	}
+	if l.Processes > 0 {
+		if err := set("processes", sys.ProcessLimit, l.Processes); err != nil {
+			return err
+		}
+	}
 	if l.NoCore {
 		return set("core dumps", syscall.RLIMIT_CORE, 0)
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func newGroup(cmd *exec.Cmd) {
@@ -22,3 +24,7 @@ func killGroup(leader int) error {
 	}
 	return nil
 }
+
+// ProcessLimit is the resource (setrlimit) that bounds how many processes and
+// threads a user has. It does not hold for root.
+const ProcessLimit = unix.RLIMIT_NPROC

@@ -16,6 +16,7 @@ const (
 	// snapshot here: no test has so many. Recording takes as long as some tests.
 	usualInvocations = 50
 	initTimeout      = 10 * time.Second
+	maxProcesses     = 60
 	envSuite         = "VOLLEY_TEST_MICROVM_SUITE"
 )
 
@@ -25,7 +26,7 @@ const (
 // where envSuite is set.
 func TestMachinesConform(t *testing.T) {
 	opts := sandboxtest.Options{
-		Memory: true, Tmp: true, ReadOnlyRoot: true, UID: guest.FunctionID, NoNetwork: true, OwnProcesses: true,
+		Memory: true, Tmp: true, ReadOnlyRoot: true, UID: guest.FunctionID, NoNetwork: true, OwnProcesses: true, Processes: maxProcesses,
 		InitTimeout: initTimeout, Slow: true, Patience: 10, SharedRevisions: true, Restored: true,
 	}
 	if os.Getenv(envSuite) == "" {
@@ -36,7 +37,8 @@ func TestMachinesConform(t *testing.T) {
 	policy := microvm.DefaultPolicy()
 	policy.Trial, policy.FaaSnapPerDay, policy.PlainPerDay = 0, usualInvocations, usualInvocations
 	behave := sandboxtest.BuildBehave(t)
-	d := newDriver(t, s, policy)
+	bound := func(c *microvm.Config) { c.MaxProcesses = maxProcesses }
+	d := newDriver(t, s, policy, bound)
 	box := create(t, d, "usual", sandboxtest.Function(behave, opts))
 	for range 2 * usualInvocations {
 		resp, err := box.Invoke(t.Context(), sandbox.Request{ID: "id", Payload: []byte(`{"do": "echo"}`), Deadline: time.Now().Add(time.Minute)})
@@ -48,5 +50,5 @@ func TestMachinesConform(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sandboxtest.RunBehave(t, behave, func(t *testing.T) sandbox.Driver { return newDriver(t, s, policy) }, opts)
+	sandboxtest.RunBehave(t, behave, func(t *testing.T) sandbox.Driver { return newDriver(t, s, policy, bound) }, opts)
 }

@@ -59,6 +59,9 @@ type Config struct {
 	// the kernel has started; a function with a longer timeout has that long.
 	// Zero is 30 s.
 	InitTimeout time.Duration
+	// MaxProcesses bounds processes and threads of a function. Zero is 1024.
+	// Snapshots have the bound that was when they were taken.
+	MaxProcesses int
 	// Log takes the driver's own troubles. May be nil.
 	Log *slog.Logger
 	// Observe is told how each sandbox that could be made came about. It may be

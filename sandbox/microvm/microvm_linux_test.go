@@ -82,9 +82,9 @@ def handler(event, context):
 `
 
 type answer struct {
-	Restored, UID, MTU int
-	Random             float64
-	Env                string
+	Restored, UID, MTU, Processes int
+	Random                        float64
+	Env                           string
 }
 
 func pythonIn(t *testing.T) *function.Function {
@@ -280,6 +280,56 @@ func TestThePolicyDecidesWhatIsKept(t *testing.T) {
 	if names, err := s.Snapshots(); err != nil || len(names) != 0 {
 		t.Errorf("snapshots %v, error %v; want none in one byte", names, err)
 	}
+}
+
+// A bomb goes off in a booted machine and in one of its snapshot: the agent goes
+// on, and so does the function if it puts an end to it.
+func TestAForkBombIsContained(t *testing.T) {
+	s := newService(t, t.TempDir())
+	d := newDriver(t, s, microvm.DefaultPolicy(), func(c *microvm.Config) { c.MaxProcesses = maxProcesses })
+	f := functionOf(t, `
+import glob, os, signal, time
+
+def bomb():
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            time.sleep(0.05)
+
+def handler(event, context):
+    if "for" not in event:
+        return {}
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        bomb()
+    time.sleep(event["for"])
+    count = sum(os.stat(p).st_uid == os.getuid() for p in glob.glob("/proc/[0-9]*"))
+    os.killpg(child, signal.SIGKILL)
+    return {"processes": count}
+`)
+	f.Timeout = 10 * time.Second
+	box := create(t, d, "booted", f)
+	for _, name := range []string{"restored", ""} {
+		a, resp := invoke(t, box, `{"for": 2}`)
+		if a.Processes < maxProcesses/2 || a.Processes > maxProcesses || resp.Broken {
+			t.Errorf("a bomb of which %s is left; want at most %d processes", resp.Payload, maxProcesses)
+		}
+		if _, resp := invoke(t, box, "{}"); resp.FunctionError != "" || resp.Broken {
+			t.Errorf("after the bomb the function answers %+v", resp)
+		}
+		if name == "" {
+			break
+		}
+		awaitSnapshots(t, s, 1)
+		box = create(t, d, name, f)
+	}
+	resp, err := box.Invoke(t.Context(), sandbox.Request{ID: "x", Payload: []byte(`{"for": 60}`), Deadline: time.Now().Add(2 * time.Second)})
+	if err != nil || !resp.Broken || !strings.Contains(string(resp.Payload), "Sandbox.Timedout") {
+		t.Errorf("a bomb until the deadline: %s, %v", resp.Payload, err)
+	}
+	<-box.Done()
 }
 
 func TestWhatAMachineCannotDoIsRefused(t *testing.T) {

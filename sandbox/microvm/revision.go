@@ -241,7 +241,7 @@ func (d *Driver) build(ctx context.Context, f *faasnap.Function) error {
 
 // startOptions are how a function's machines are started.
 func (d *Driver) startOptions(f *function.Function) faasnap.StartOptions {
-	o := faasnap.StartOptions{InitTimeout: d.cfg.InitTimeout}
+	o := faasnap.StartOptions{InitTimeout: d.cfg.InitTimeout, MaxProcesses: d.cfg.MaxProcesses}
 	if f.TmpMB > 0 {
 		o.CommandLine = agent.TmpParameter + "=" + strconv.Itoa(f.TmpMB)
 	}

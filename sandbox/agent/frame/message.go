@@ -52,6 +52,9 @@ type Limits struct {
 	OpenFiles uint64 `json:"openFiles,omitempty"`
 	// FileBytes bounds the size of each file.
 	FileBytes uint64 `json:"fileBytes,omitempty"`
+	// Processes bounds processes and threads of the function's user, which must
+	// not be root.
+	Processes uint64 `json:"processes,omitempty"`
 	// NoCore says that a crash leaves no memory dump.
 	NoCore bool `json:"noCore,omitempty"`
 }
