@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -111,19 +110,19 @@ func TestFunctionsAreThereAfterARestartOfTheServer(t *testing.T) {
 	}
 }
 
-func TestAnImageArchiveIsDeployedAndRuns(t *testing.T) {
-	testenv.Need(t, testenv.Runc, testenv.Overlayfs)
-	program, err := os.ReadFile(filepath.Join(filepath.Dir(volley), "examples", "echo", "bootstrap"))
-	if err != nil {
-		t.Fatal(err)
-	}
+// imageArchive writes an image of one layer with these files, all executable, as
+// `docker save` does, and returns the path.
+func imageArchive(t *testing.T, config v1.Config, files map[string]string) string {
+	t.Helper()
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	if err := w.WriteHeader(&tar.Header{Name: "app/echo", Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(program); err != nil {
-		t.Fatal(err)
+	for name, content := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(content)), Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, content); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -132,22 +131,28 @@ func TestAnImageArchiveIsDeployedAndRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH,
-		Config: v1.Config{Entrypoint: []string{"/app/echo"}}, RootFS: v1.RootFS{Type: "layers"}})
+	img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH, Config: config, RootFS: v1.RootFS{Type: "layers"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if img, err = mutate.AppendLayers(img, l); err != nil {
 		t.Fatal(err)
 	}
-	archive := filepath.Join(t.TempDir(), "echo.tar")
-	ref, err := name.NewTag("echo:1")
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	ref, err := name.NewTag("image:1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := tarball.WriteToFile(archive, ref, img); err != nil {
 		t.Fatal(err)
 	}
+	return archive
+}
+
+func TestAnImageArchiveIsDeployedAndRuns(t *testing.T) {
+	testenv.Need(t, testenv.Runc, testenv.Overlayfs)
+	program := readFile(t, filepath.Join(filepath.Dir(volley), "examples", "echo", "bootstrap"))
+	archive := imageArchive(t, v1.Config{Entrypoint: []string{"/app/echo"}}, map[string]string{"app/echo": program})
 
 	_, api := startServer(t, "--driver", "runc")
 	api.succeed(t, "deploy", "boxed", "--image", archive)

@@ -2,11 +2,15 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/volley-run/volley/internal/testenv"
+	"github.com/volley-run/volley/sandbox/sandboxtest"
 )
 
 // The first machine is booted, those after it come from the snapshot that its
@@ -58,5 +62,34 @@ def handler(event, context):
 	_, api = startServerIn(t, data, "--driver", "microvm")
 	if a := invoke("{}"); a.Restored != 1 {
 		t.Errorf("after a restart: %+v; want an answer from a machine of the snapshot", a)
+	}
+}
+
+// The image's user, working directory and environment are as in a container, in
+// the machine that is booted and in one from the snapshot.
+func TestAnImageRunsInMachinesAsItSays(t *testing.T) {
+	testenv.Need(t, testenv.QEMU, testenv.GuestImages, testenv.CC, testenv.Root)
+	program := readFile(t, filepath.Join(sandboxtest.BuildBehave(t), "bootstrap"))
+	archive := imageArchive(t,
+		v1.Config{Entrypoint: []string{"/app/run"}, Env: []string{"FROM_IMAGE=yes"}, WorkingDir: "/app", User: "app"},
+		map[string]string{"app/run": program, "app/data": "of the image", "etc/passwd": "root:x:0:0::/:/bin/sh\napp:x:1234:1234::/:/bin/sh\n"})
+	d, api := startServer(t, "--driver", "microvm")
+	api.succeed(t, "deploy", "boxed", "--image", archive, "--memory", "128MB", "--timeout", "60s")
+	for range 2 {
+		for event, want := range map[string]string{
+			`{"do":"user"}`:                                     `"uid":1234`,
+			`{"do":"read","text":"data"}`:                       "of the image",
+			`{"do":"read","text":"/proc/self/environ"}`:         "FROM_IMAGE=yes",
+			`{"do":"write","text":"/app/x","bytes":1}`:          "read-only file system",
+			`{"do":"write","text":"/tmp/something","bytes":1}`:  "null",
+			`{"do":"read","text":"/proc/sys/kernel/osrelease"}`: "cloud",
+		} {
+			if e := api.run(t, "invoke", "boxed", "-d", event); !strings.Contains(e.stdout, want) {
+				t.Errorf("%s: %s%s; want %s", event, e.stdout, e.stderr, want)
+			}
+		}
+		eventually(t, "a snapshot", func() bool { return strings.Contains(d.out.String(), "took a snapshot") })
+		// The machine that was booted ends with the function in it.
+		api.run(t, "invoke", "boxed", "-d", `{"do":"exit"}`)
 	}
 }

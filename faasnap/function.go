@@ -16,6 +16,7 @@ import (
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox/agent"
+	"github.com/volley-run/volley/sandbox/agent/frame"
 )
 
 // Function is a function with what its virtual machines boot.
@@ -28,6 +29,8 @@ type Function struct {
 	// ImageDefaults is what a container image says of how it is run; nil for a
 	// function of package type Zip.
 	ImageDefaults *agent.ImageDefaults `json:",omitempty"`
+	// User is whom the function runs as in a guest; nil is guest.FunctionID.
+	User *frame.Credential `json:",omitempty"`
 	// GuestMemoryBytes is how much memory its machines have: the function's and
 	// the kernel's.
 	GuestMemoryBytes int64

@@ -7,6 +7,7 @@ import (
 	"github.com/volley-run/volley/faasnap/guest"
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/sandbox/agent"
+	"github.com/volley-run/volley/sandbox/agent/frame"
 	"github.com/volley-run/volley/sandbox/image"
 )
 
@@ -28,11 +29,12 @@ func (s *Service) FillImage(ctx context.Context, f *Function, img *image.Image) 
 	if err != nil {
 		return fmt.Errorf("build function %s: %w", f.Name, err)
 	}
-	root, err := s.cfg.Builder.Image(ctx, img)
+	root, user, err := s.cfg.Builder.Image(ctx, img)
 	if err != nil {
 		return fmt.Errorf("build function %s: %w", f.Name, err)
 	}
 	f.PackageType = function.Image
+	f.User = (*frame.Credential)(&user)
 	f.Image = s.bootable(guest.Image{Initrd: kernel.Initrd, Root: root, CommandLine: guest.CommandLine}, kernel)
 	f.ImageDefaults = &agent.ImageDefaults{
 		EntryPoint: img.Config.EntryPoint, Command: img.Config.Command, Env: img.Config.Env, WorkingDir: img.Config.WorkingDir,

@@ -227,7 +227,7 @@ func (v *VM) boot(ctx context.Context, o StartOptions) error {
 	if err != nil {
 		return err
 	}
-	boot.Credential = &frame.Credential{UID: guest.FunctionID, GID: guest.FunctionID}
+	boot.Credential = cmp.Or(v.function.User, &frame.Credential{UID: guest.FunctionID, GID: guest.FunctionID})
 	boot.Limits = frame.Limits{OpenFiles: maxOpenFiles, Processes: uint64(cmp.Or(o.MaxProcesses, defaultProcesses)), NoCore: true}
 	boot.Port = agent.RuntimePort
 	boot.Network = o.Addresses

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -203,21 +204,29 @@ func addAccount(etc *os.Root) error {
 }
 
 // Image returns the path of a root file system with what a container image
-// has. It needs mke2fs and user id 0.
-func (b *Builder) Image(ctx context.Context, img *image.Image) (string, error) {
-	path, err := b.image(ctx, img)
-	if err != nil {
-		return "", fmt.Errorf("make guest root of image %s: %w", img.Key, err)
+// has, and whom its function runs as: as in a container, the image's user, but
+// not root. It needs mke2fs and user id 0. The error wraps a *function.Error if
+// the image does not know its user.
+func (b *Builder) Image(ctx context.Context, img *image.Image) (root string, user image.User, err error) {
+	made, err := b.image(ctx, img)
+	if err == nil {
+		files := map[string]string{"passwd": made[1], "group": made[2]}
+		etc := func(name string) (io.ReadCloser, error) { return os.Open(files[name]) }
+		user, err = img.Config.FindUser(etc, image.User{UID: FunctionID, GID: FunctionID})
 	}
-	return path, nil
+	if err != nil {
+		return "", image.User{}, fmt.Errorf("make guest root of image %s: %w", img.Key, err)
+	}
+	return made[0], user, nil
 }
 
-func (b *Builder) image(ctx context.Context, img *image.Image) (string, error) {
+// image returns the root and the files of its accounts, users first.
+func (b *Builder) image(ctx context.Context, img *image.Image) ([]string, error) {
 	clients, err := clientsSum()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	made, err := b.get(ctx, newKey(rootVersion, "image", img.Key, clients), false, func(dir string) ([]string, error) {
+	return b.get(ctx, newKey(rootVersion, "image and accounts", img.Key, clients), false, func(dir string) ([]string, error) {
 		if err := needRoot("copy files"); err != nil {
 			return nil, err
 		}
@@ -225,12 +234,33 @@ func (b *Builder) image(ctx context.Context, img *image.Image) (string, error) {
 		if err := copyImage(ctx, img, filepath.Join(dir, "layers"), root); err != nil {
 			return nil, err
 		}
-		return finishRoot(ctx, dir, root)
+		made, err := finishRoot(ctx, dir, root)
+		if err != nil {
+			return nil, err
+		}
+		accounts, err := copyAccounts(root, dir)
+		return append(made, accounts...), err
 	})
+}
+
+// copyAccounts copies the files of a root's users and groups to dir.
+func copyAccounts(root, dir string) ([]string, error) {
+	in, err := os.OpenRoot(root) // an image's may be links to elsewhere
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return made[0], nil
+	defer in.Close()
+	names := []string{"passwd", "group"}
+	for _, name := range names {
+		text, err := in.ReadFile("etc/" + name)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 // copyImage copies the files of an image to root. mount is where its layers can

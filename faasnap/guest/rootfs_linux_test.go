@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/testenv"
 	"github.com/volley-run/volley/sandbox/image"
 )
@@ -97,7 +98,7 @@ func TestAnImagesLayersBecomeOneRoot(t *testing.T) {
 	testenv.Need(t, testenv.GuestImages, testenv.Overlayfs)
 	layers := t.TempDir()
 	writeTree(t, layers, map[string]string{
-		"lower/app/code": "old", "lower/app/kept": "kept", "lower/etc/passwd": "root:x:0:0::/:/bin/sh",
+		"lower/app/code": "old", "lower/app/kept": "kept", "lower/etc/passwd": "root:x:0:0::/:/bin/sh\napp:x:100:200::/:/bin/sh", "lower/etc/group": "staff:x:50:",
 		"upper/app/code": "new",
 	})
 	// An image's link must not lead what is written into its root elsewhere.
@@ -111,13 +112,27 @@ func TestAnImagesLayersBecomeOneRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &Builder{Dir: t.TempDir()}
-	root, err := b.Image(t.Context(), &image.Image{Key: "key", Dir: layers, Layers: []string{"upper", "lower"}})
+	img := &image.Image{Key: "key", Dir: layers, Layers: []string{"upper", "lower"}}
+	root, user, err := b.Image(t.Context(), img)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if want := (image.User{UID: FunctionID, GID: FunctionID}); user != want {
+		t.Errorf("an image without a user runs as %+v, want %+v", user, want)
+	}
+	for name, want := range map[string]image.User{"app": {UID: 100, GID: 200}, "7:staff": {UID: 7, GID: 50}, "root": {UID: FunctionID, GID: FunctionID}} {
+		img.Config.User = name
+		if _, user, err := b.Image(t.Context(), img); err != nil || user != want {
+			t.Errorf("an image whose user is %s runs as %+v, %v; want %+v", name, user, err, want)
+		}
+	}
+	img.Config.User = "nobody-knows"
+	if _, _, err := b.Image(t.Context(), img); function.CodeOf(err) != function.InvalidImage {
+		t.Errorf("an image with a user that it does not know: %v", err)
+	}
 	for name, want := range map[string]string{
 		"/app/code": "new", "/app/kept": "kept", "/etc/hostname": "sandbox\n",
-		"/etc/passwd": "root:x:0:0::/:/bin/sh\nfunction:x:993:993:function:/tmp:/sbin/nologin\n",
+		"/etc/passwd": "root:x:0:0::/:/bin/sh\napp:x:100:200::/:/bin/sh\nfunction:x:993:993:function:/tmp:/sbin/nologin\n",
 	} {
 		if got := debugfs(t, root, "cat "+name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
@@ -139,7 +154,7 @@ func TestAnImagesLayersBecomeOneRoot(t *testing.T) {
 	if err := os.Symlink("/etc", filepath.Join(layers, "bad", "var", "task")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Image(t.Context(), &image.Image{Key: "bad", Dir: layers, Layers: []string{"bad"}}); err == nil {
+	if _, _, err := b.Image(t.Context(), &image.Image{Key: "bad", Dir: layers, Layers: []string{"bad"}}); err == nil {
 		t.Error("an image whose mount points are links is taken")
 	}
 }

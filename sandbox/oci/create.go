@@ -104,7 +104,7 @@ func (c *container) prepare(ctx context.Context) (agent.Boot, error) {
 			return agent.Boot{}, err
 		}
 		c.onClose(release)
-		if credential, err = imageUser(mounted.root, mounted.Config.User, credential); err != nil {
+		if credential, err = imageUser(mounted.root, mounted.Config, credential); err != nil {
 			return agent.Boot{}, err
 		}
 		image = &agent.ImageDefaults{

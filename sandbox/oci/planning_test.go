@@ -16,6 +16,7 @@ import (
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox/agent/frame"
+	"github.com/volley-run/volley/sandbox/image"
 )
 
 const (
@@ -333,12 +334,12 @@ func TestTheUserOfAnImageIsLookedUp(t *testing.T) {
 		"app": {UID: 100, GID: 200}, "100": {UID: 100, GID: 200}, "app:staff": {UID: 100, GID: 50}, "app:7": {UID: 100, GID: 7},
 		"1234": {UID: 1234, GID: 990}, "1234:5": {UID: 1234, GID: 5},
 	} {
-		if got, err := imageUser(root, user, fallback); err != nil || got != want {
+		if got, err := imageUser(root, image.RunConfig{User: user}, fallback); err != nil || got != want {
 			t.Errorf("%q: %+v, %v; want %+v", user, got, err, want)
 		}
 	}
 	for _, user := range []string{"nobody", "app:nobody", "-1", "99999999999"} {
-		if _, err := imageUser(root, user, fallback); function.CodeOf(err) != function.InvalidImage {
+		if _, err := imageUser(root, image.RunConfig{User: user}, fallback); function.CodeOf(err) != function.InvalidImage {
 			t.Errorf("%q: %v", user, err)
 		}
 	}
@@ -349,7 +350,7 @@ func TestTheUserOfAnImageIsLookedUp(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(root, "etc/passwd")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := imageUser(root, "daemon", fallback); function.CodeOf(err) != function.InvalidImage {
+	if _, err := imageUser(root, image.RunConfig{User: "daemon"}, fallback); function.CodeOf(err) != function.InvalidImage {
 		t.Errorf("through a link: %v", err)
 	}
 }

@@ -1,86 +1,22 @@
 package oci
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
-	"strconv"
-	"strings"
 
-	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/sandbox/agent/frame"
+	"github.com/volley-run/volley/sandbox/image"
 )
 
-// imageUser returns whom an image's function runs as: the image's user, or
-// fallback where the image names none or root, whom no function runs as. root
-// is the directory of the image's root file system. An unknown user is a
-// *function.Error of code InvalidImage.
-func imageUser(root, user string, fallback frame.Credential) (frame.Credential, error) {
-	if user == "" {
-		return fallback, nil
-	}
+// imageUser returns whom the function of an image runs as whose root file system
+// is at root.
+func imageUser(root string, config image.RunConfig, fallback frame.Credential) (frame.Credential, error) {
 	dir, err := os.OpenRoot(root)
 	if err != nil {
 		return frame.Credential{}, fmt.Errorf("find user of image: %w", err)
 	}
 	defer dir.Close()
-	name, group, _ := strings.Cut(user, ":")
-	// Of an entry, passwd has name, password, user id, group id; group has
-	// name, password, group id.
-	uid, gid, err := lookUp(dir.FS(), "etc/passwd", name, 2, 3)
-	if err != nil {
-		return frame.Credential{}, err
-	}
-	if group != "" {
-		if gid, _, err = lookUp(dir.FS(), "etc/group", group, 2, 2); err != nil {
-			return frame.Credential{}, err
-		}
-	}
-	if uid == 0 {
-		return fallback, nil
-	}
-	if gid == 0 && group == "" {
-		gid = fallback.GID
-	}
-	return frame.Credential{UID: uid, GID: gid}, nil
-}
-
-// lookUp finds a name, or a number that stands for itself, in a file of
-// entries, and returns two of the entry's fields.
-func lookUp(root fs.FS, file, name string, first, second int) (a, b uint32, err error) {
-	number, notNumber := strconv.ParseUint(name, 10, 32)
-	f, err := root.Open(file)
-	if err != nil {
-		if notNumber == nil {
-			return uint32(number), 0, nil
-		}
-		return 0, 0, function.Errorf(function.InvalidImage, "the image's user %q cannot be looked up: %v: use a number", name, withoutPath(err))
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		fields := strings.Split(lines.Text(), ":")
-		if len(fields) <= max(first, second) {
-			continue
-		}
-		x, err1 := strconv.ParseUint(fields[first], 10, 32)
-		y, err2 := strconv.ParseUint(fields[second], 10, 32)
-		if err1 == nil && err2 == nil && (fields[0] == name || notNumber == nil && x == number) {
-			return uint32(x), uint32(y), nil
-		}
-	}
-	if notNumber == nil {
-		return uint32(number), 0, nil
-	}
-	return 0, 0, function.Errorf(function.InvalidImage, "the image's user %q is not in its /%s: use a number", name, file)
-}
-
-// withoutPath takes the path off an error, which would be one of this host.
-func withoutPath(err error) error {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err
-	}
-	return err
+	user, err := config.FindUser(func(name string) (io.ReadCloser, error) { return dir.Open("etc/" + name) }, image.User(fallback))
+	return frame.Credential(user), err
 }
