@@ -229,7 +229,8 @@ def call(address):
 		})
 		eventually(t, "the program to listen", func() bool { return strings.Contains(out.String(), "ready") })
 	}
-	d, api := startServer(t, "--driver", "microvm", "--net-state", states[0])
+	data := t.TempDir()
+	d, api := startServerIn(t, data, "--driver", "microvm", "--net-state", states[0])
 	api.succeed(t, "deploy", "guest", pythonFunction(t, serve+`
 import time
 
@@ -301,15 +302,37 @@ def handler(event, context):
 			}
 		}
 	}
-	api.succeed(t, "delete", "guest")
-	eventually(t, "the endpoints to be free", func() bool {
-		out, err := onNode(nodes[0], "net", "show", name, "--state", states[0]).Output()
-		return err == nil && !strings.Contains(string(out), "in use")
-	})
-	links, err := exec.Command("nsenter", "--net=/run/netns/volley-"+name, "ip", "-br", "link").CombinedOutput()
-	if err == nil && strings.Count(string(links), "\n") > 2 {
-		t.Errorf("taps are left: %s", links)
+	free := func() bool {
+		t.Helper()
+		out, err := onNode(nodes[0], "net", "show", name, "--json", "--state", states[0]).Output()
+		var shown struct{ Namespace string }
+		if err == nil {
+			err = json.Unmarshal(out, &shown)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		links, err := exec.Command("nsenter", "--net="+shown.Namespace, "ip", "-brief", "link").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, links)
+		}
+		taps := strings.Count(string(links), "\n") - 2 // lo and eth0
+		return taps == 0 && !strings.Contains(string(out), `"sandbox `)
 	}
+	if free() {
+		t.Error("machines have no taps")
+	}
+	// What a server that was killed left is free for the next.
+	d.kill(t)
+	_, api = startServerIn(t, data, "--driver", "microvm", "--net-state", states[0])
+	if !free() {
+		t.Error("after a crash machines still have taps")
+	}
+	if a := invoke(`{"call": [` + programs + `]}`); a.Restored != 1 || len(a.Seen) != 4 {
+		t.Errorf("after a crash: %+v; want an answer from a machine of the snapshot", a)
+	}
+	api.succeed(t, "delete", "guest")
+	eventually(t, "the endpoints to be free", free)
 }
 
 // netNodes makes two network namespaces that stand for machines, joined by a
