@@ -39,8 +39,8 @@ func LoopbackUp() error { return loopbackUp() }
 // addresses.
 func ConnectNetwork(name string) error { return connectNetwork(name) }
 
-// JoinNetwork gives such an interface addresses and, if it is not 0, its MTU in
-// bytes. Addresses that are not valid are left out.
+// JoinNetwork gives such an interface addresses in the place of those that it has,
+// and, if it is not 0, its MTU in bytes. Addresses that are not valid are left out.
 func JoinNetwork(name string, mtu int, addresses ...netip.Addr) error {
 	return joinNetwork(name, mtu, addresses)
 }

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,18 +42,30 @@ func joinNetwork(name string, mtu int, addresses []netip.Addr) error {
 			return err
 		}
 	}
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return fmt.Errorf("set up %s: %w", name, err)
+	}
+	before, err := link.Addrs()
+	if err != nil {
+		return fmt.Errorf("set up %s: %w", name, err)
+	}
 	return withRoutes(name, func(r *routes) error {
 		for _, a := range addresses {
 			if !a.IsValid() {
 				continue
 			}
-			family, flags := byte(unix.AF_INET), byte(0)
-			if a.Is6() {
-				family, flags = unix.AF_INET6, unix.IFA_F_NODAD
+			if err := r.address(unix.RTM_NEWADDR, a); err != nil {
+				return err
 			}
-			// struct ifaddrmsg
-			address := binary.NativeEndian.AppendUint32([]byte{family, byte(a.BitLen()), flags, unix.RT_SCOPE_UNIVERSE}, r.link)
-			if err := r.request(unix.RTM_NEWADDR, address, unix.IFA_LOCAL, a.AsSlice()); err != nil {
+		}
+		// Not before: without any, the link would lose its routes.
+		for _, old := range before {
+			prefix, err := netip.ParsePrefix(old.String())
+			if err != nil || prefix.Addr().IsLinkLocalUnicast() || slices.Contains(addresses, prefix.Addr()) {
+				continue
+			}
+			if err := r.address(unix.RTM_DELADDR, prefix.Addr()); err != nil {
 				return err
 			}
 		}
@@ -105,6 +119,17 @@ func withRoutes(name string, f func(*routes) error) error {
 		return fmt.Errorf("set up %s: %w", name, err)
 	}
 	return nil
+}
+
+// address adds or removes an address.
+func (r *routes) address(typ uint16, a netip.Addr) error {
+	family, flags := byte(unix.AF_INET), byte(0)
+	if a.Is6() {
+		family, flags = unix.AF_INET6, unix.IFA_F_NODAD
+	}
+	// struct ifaddrmsg
+	fixed := binary.NativeEndian.AppendUint32([]byte{family, byte(a.BitLen()), flags, unix.RT_SCOPE_UNIVERSE}, r.link)
+	return r.request(typ, fixed, unix.IFA_LOCAL, a.AsSlice())
 }
 
 // request sends one request with one attribute, and takes the kernel's answer.
