@@ -7,11 +7,20 @@ import (
 	"net"
 
 	"github.com/volley-run/volley/faasnap/vmm"
+	"github.com/volley-run/volley/sandbox"
+	"github.com/volley-run/volley/sandbox/agent"
 )
 
 // ErrNetwork says, wrapped, that a machine cannot be restored with that network
 // device, or without one: hardware has to be what it was when it was saved.
 var ErrNetwork = errors.New("not the network device of the snapshot")
+
+// Join makes a place on a network of a job the machine's network device. The place
+// has to have a tap, and is given back when the machine has ended.
+func (o *StartOptions) Join(p sandbox.Place) {
+	o.Network = &vmm.Network{Namespace: p.Namespace, Tap: p.Tap, MAC: sandbox.TapMAC()}
+	o.Addresses = &agent.Network{MTU: p.MTU, Address: p.Address, Address6: p.Address6}
+}
 
 // bootNetwork returns the device with an address, if there is a device.
 func bootNetwork(n *vmm.Network) *vmm.Network {

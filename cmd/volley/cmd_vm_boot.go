@@ -19,9 +19,16 @@ func (o *networkOptions) register(cmd *cobra.Command) {
 	f.StringVar(&o.Tap, "tap", "", "tap that becomes the network device; it must be there (ip tuntap add)")
 	f.StringVar(&o.Namespace, "netns", "", "path of the network namespace that the tap is in (default: the daemon's)")
 	f.StringVar(&o.MAC, "mac", "", "address of the device (default: one of its own, or the snapshot's)")
+	f.StringVar(&o.Job, "net", "", "network that the machine becomes an endpoint of, in place of a tap; volley net up declares it")
 }
 
 func (o *networkOptions) request() (*api.Network, error) {
+	if o.Job != "" {
+		if o.Tap != "" || o.Namespace != "" || o.MAC != "" {
+			return nil, usagef("--net excludes --tap, --netns and --mac")
+		}
+		return &o.Network, nil
+	}
 	if o.Tap == "" {
 		if o.Namespace != "" || o.MAC != "" {
 			return nil, usagef("--netns and --mac are for --tap")
@@ -55,7 +62,8 @@ initialised, and print the machine's id.
 Exit statuses: 0 done, 2 wrong usage, 4 there is no such function, 6 no daemon
 answers, 7 the function cannot be initialised.`,
 		Example: `  volley vm boot hello
-  volley vm boot hello --tap tap0 --netns /run/netns/job1`,
+  volley vm boot hello --tap tap0 --netns /run/netns/job1
+  volley vm boot hello --net job1`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.req.Function = args[0]
@@ -73,7 +81,7 @@ func newVMRestoreCommand() *cobra.Command {
 		Short: "Restore a virtual machine from a snapshot",
 		Long: `Restore a virtual machine from a snapshot in the daemon, and print its id. The
 function in it is ready for an invocation. A machine that was recorded with a
-network device needs --tap.
+network device needs --tap or --net, as it was recorded.
 
 Modes: ` + modeList() + `.
 

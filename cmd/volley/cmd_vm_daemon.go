@@ -89,7 +89,9 @@ func (o *vmDaemonOptions) run(ctx context.Context, stdout io.Writer) (err error)
 	if err != nil {
 		return err
 	}
-	server := api.New(api.Config{Service: s, Images: images, Mode: o.mode(), Log: o.log})
+	networks := &vmNetworks{state: o.netState, dir: data}
+	defer func() { err = errors.Join(err, networks.Close()) }()
+	server := api.New(api.Config{Service: s, Images: images, Mode: o.mode(), Networks: networks, Log: o.log})
 	defer func() { err = errors.Join(err, server.Close()) }()
 	listeners, err := o.listeners(ctx, socket)
 	if err != nil {

@@ -39,6 +39,8 @@ func (o *vmOptions) register(cmd *cobra.Command) {
 // daemon.
 type vmmOptions struct {
 	driver, accel, binary, init string
+	// netState is where the node keeps the networks that machines may join.
+	netState string
 }
 
 func (o *vmmOptions) register(cmd *cobra.Command) {
@@ -47,6 +49,7 @@ func (o *vmmOptions) register(cmd *cobra.Command) {
 	f.StringVar(&o.accel, "accel", "", "what QEMU runs guests by: kvm or tcg (default: kvm where it works)")
 	f.StringVar(&o.binary, "vmm", "", "path of the virtual machine monitor (default: as it is in PATH)")
 	f.StringVar(&o.init, "init", "", "path of volley-init (default: beside this program)")
+	f.StringVar(&o.netState, "net-state", "", "state directory of the networks that machines may join, as for volley net")
 }
 
 func (o *vmmOptions) check() error {
@@ -147,7 +150,9 @@ func (o *vmOptions) use(ctx context.Context, n need, how *vmmOptions, f func(*ap
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	server := api.New(api.Config{Service: s, Images: images, Mode: how.mode()})
+	networks := &vmNetworks{state: how.netState, dir: data}
+	defer func() { err = errors.Join(err, networks.Close()) }()
+	server := api.New(api.Config{Service: s, Images: images, Mode: how.mode(), Networks: networks})
 	defer func() { err = errors.Join(err, server.Close()) }()
 	c, closeClient := api.Local(server)
 	defer func() { err = errors.Join(err, closeClient()) }()

@@ -38,6 +38,9 @@ type Config struct {
 	// Mode is how snapshots are restored unless a request says otherwise; empty
 	// is faasnap.FaaSnap.
 	Mode faasnap.Mode
+	// Networks gives machines their places on networks of jobs, which have to have
+	// taps; nil refuses them.
+	Networks sandbox.Networks
 	// Log takes what no client is told. May be nil.
 	Log *slog.Logger
 }
@@ -59,6 +62,8 @@ type Server struct {
 // machine is what the API knows of a machine beyond what the Service does.
 type machine struct {
 	vm *faasnap.VM
+	// network is its network device; nil is none.
+	network *attachment
 	// mu is held by whoever invokes, pauses or saves it.
 	mu     sync.Mutex
 	paused bool // guarded by Server.mu

@@ -1,19 +1,27 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/faasnaptest"
+	"github.com/volley-run/volley/function"
+	"github.com/volley-run/volley/internal/sys"
+	"github.com/volley-run/volley/sandbox"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,11 +34,14 @@ def handler(event, context):
     if event.get("do") == "exit":
         import os
         os._exit(3)
+    if event.get("do") == "addresses":
+        import re
+        return sorted(set(re.findall(r"10\.77\.0\.[1-9]\d*", open("/proc/net/fib_trie").read())))
     return {"got": event}
 `
 
 // openServer opens a server on QEMU, and returns the Service's directory too.
-func openServer(t *testing.T) (c *Client, dir string) {
+func openServer(t *testing.T) (c *Client, places *loosePlaces, dir string) {
 	t.Helper()
 	driver, builder := faasnaptest.QEMU(t)
 	dir = t.TempDir()
@@ -38,7 +49,8 @@ func openServer(t *testing.T) (c *Client, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := New(Config{Service: s})
+	places = &loosePlaces{t: t, held: make(map[string]*os.File)}
+	server := New(Config{Service: s, Networks: places})
 	c, closeClient := Local(server)
 	t.Cleanup(func() {
 		if err := errors.Join(closeClient(), server.Close(), s.Close()); err != nil {
@@ -50,7 +62,45 @@ func openServer(t *testing.T) (c *Client, dir string) {
 			}
 		}
 	})
-	return c, dir
+	return c, places, dir
+}
+
+// loosePlaces gives machines taps that nothing is connected to, on the network
+// "loose".
+type loosePlaces struct {
+	t     *testing.T
+	mu    sync.Mutex
+	given byte
+	held  map[string]*os.File
+}
+
+func (p *loosePlaces) Join(_ context.Context, network, id string) (sandbox.Place, error) {
+	if network != "loose" {
+		return sandbox.Place{}, function.Errorf(function.InvalidParameter, "there is no network %s", network)
+	}
+	namespace, err := sys.LooseTap("tap7")
+	if err != nil {
+		return sandbox.Place{}, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held[id] = namespace
+	p.given++
+	return sandbox.Place{
+		Namespace: fmt.Sprintf("/proc/self/fd/%d", namespace.Fd()), Tap: "tap7", MTU: 1430, Address: netip.AddrFrom4([4]byte{10, 77, 0, p.given}),
+	}, nil
+}
+
+func (p *loosePlaces) Leave(_ context.Context, _, id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	namespace := p.held[id]
+	if namespace == nil {
+		p.t.Errorf("a place is given back that nobody has")
+		return nil
+	}
+	delete(p.held, id)
+	return namespace.Close()
 }
 
 // call makes a call that must succeed.
@@ -85,7 +135,7 @@ func invoke(t *testing.T, c *Client, path, event string) *Invocation {
 
 // One machine that is booted and one snapshot serve all of this.
 func TestAFunctionOverTheAPI(t *testing.T) {
-	c, dir := openServer(t)
+	c, places, dir := openServer(t)
 	source := t.TempDir()
 	if err := os.WriteFile(filepath.Join(source, "app.py"), []byte(code), 0o644); err != nil {
 		t.Fatal(err)
@@ -140,6 +190,7 @@ func TestAFunctionOverTheAPI(t *testing.T) {
 	})
 	t.Run("a monitor waits for a restore", func(t *testing.T) { monitorWaits(t, c) })
 	t.Run("a snapshot learns from an input", func(t *testing.T) { learns(t, c, *e.Snapshot) })
+	t.Run("a machine is an endpoint of a job's network", func(t *testing.T) { joinsJob(t, c, places) })
 	t.Run("a restored machine stays", func(t *testing.T) { machineStays(t, c) })
 	t.Run("a damaged snapshot is refused", func(t *testing.T) { damageIsTold(t, c, dir) })
 }
@@ -223,6 +274,40 @@ func learns(t *testing.T, c *Client, made Snapshot) {
 	fails(t, c, CodeInvalid, http.MethodPost, "/v1/snapshots/app/learn", learn)
 	if now := call[Snapshot](t, c, http.MethodGet, "/v1/snapshots/app", nil); now.ID != got.Snapshot.ID {
 		t.Error("an input that the function fails on changed the snapshot")
+	}
+}
+
+// joinsJob saves a machine on a network, and restores it there.
+func joinsJob(t *testing.T, c *Client, places *loosePlaces) {
+	loose := &Network{Job: "loose"}
+	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: "other"}})
+	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: "loose", Tap: "t"}})
+	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: "loose", Address: "10.0.0.1"}})
+	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: loose}) // it was recorded on none
+	booted := call[VM](t, c, http.MethodPost, "/v1/vms", StartRequest{Function: "app", Network: loose})
+	if n := booted.Network; n == nil || n.Job != "loose" || n.Address != "10.77.0.2" || n.Tap != "tap7" {
+		t.Errorf("the machine's network is %+v", n)
+	}
+	call[Snapshot](t, c, http.MethodPost, "/v1/snapshots", SnapshotRequest{Name: "joined", VM: booted.ID})
+	// Its address is another's now.
+	if in := invoke(t, c, "/v1/functions/app/invocations?snapshot=joined&job=loose", `{"do": "addresses"}`); string(in.Payload) != `["10.77.0.3"]` || in.Mode != "faasnap" {
+		t.Errorf("%+v: %s", in, in.Payload)
+	}
+	for _, path := range []string{"/v1/vms/" + booted.ID, "/v1/snapshots/joined"} {
+		if err := c.Call(t.Context(), http.MethodDelete, path, nil, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		places.mu.Lock()
+		held := len(places.held)
+		places.mu.Unlock()
+		if held == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d places were not given back", held)
+		}
 	}
 }
 

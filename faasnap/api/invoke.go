@@ -141,11 +141,17 @@ func (s *Server) invokeFunction(w http.ResponseWriter, r *http.Request) (err err
 			return invalid(fmt.Errorf("snapshot %s is of function %s, not of %s", req.Snapshot, of, f.Name))
 		}
 	}
-	if tap, namespace := q.Get("tap"), q.Get("namespace"); tap != "" || namespace != "" {
-		req.Network = &Network{Tap: tap, Namespace: namespace}
-	}
 	begin := time.Now()
-	vm, err := s.start(r.Context(), req)
+	var network *Network
+	if n := (Network{Tap: q.Get("tap"), Namespace: q.Get("namespace"), Job: q.Get("job")}); n != (Network{}) {
+		network = &n
+	}
+	n, err := s.attach(r.Context(), network)
+	if err != nil {
+		return err
+	}
+	defer n.leave()
+	vm, err := s.start(r.Context(), req, n)
 	if payload, ok := initPayload(err); ok {
 		w.Header().Set(HeaderFunctionError, "Unhandled")
 		w.Header().Set(HeaderMode, string(faasnap.Boot))

@@ -241,12 +241,13 @@ func (s *Server) postSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	network, err := req.Network.device()
+	n, err := s.attach(r.Context(), req.Network)
 	if err != nil {
 		return err
 	}
+	defer n.leave()
 	o := faasnap.RecordOptions{Name: req.Name, Faults: req.Faults, Replace: req.Replace}
-	o.Network = network
+	n.use(&o.StartOptions)
 	o.Inputs = events(req.Inputs)
 	return s.long(w, r, func(step func(string)) (Event, error) {
 		o.Progress = step
@@ -274,10 +275,13 @@ func (s *Server) learnSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o := faasnap.LearnOptions{Inputs: events(req.Inputs)}
-	if o.Network, err = req.Network.device(); err != nil {
+	n, err := s.attach(r.Context(), req.Network)
+	if err != nil {
 		return err
 	}
+	defer n.leave()
+	o := faasnap.LearnOptions{Inputs: events(req.Inputs)}
+	n.use(&o.StartOptions)
 	return s.long(w, r, func(step func(string)) (Event, error) {
 		o.Progress = step
 		snap, accuracy, err := s.cfg.Service.Learn(r.Context(), name, o)

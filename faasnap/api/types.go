@@ -55,8 +55,11 @@ type Function struct {
 // Network is the tap that is a machine's network device.
 type Network struct {
 	Namespace string `json:"namespace,omitempty" doc:"path of the network namespace that the tap is in; empty is the daemon's"`
-	Tap       string `json:"tap" doc:"name of the tap, which must be there already"`
+	Tap       string `json:"tap,omitempty" doc:"name of the tap, which must be there already"`
 	MAC       string `json:"mac,omitempty" doc:"address of the device; a boot without gets one, and a restored machine keeps its own"`
+	Job       string `json:"job,omitempty" doc:"network of a job that the machine becomes an endpoint of, in place of the members before"`
+	Address   string `json:"address,omitempty" doc:"the IPv4 address there; in answers only"`
+	Address6  string `json:"address6,omitempty" doc:"the IPv6 address there; in answers only"`
 }
 
 // StartRequest asks for a virtual machine: a boot of function, or a restore of

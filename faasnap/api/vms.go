@@ -5,48 +5,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"time"
 
 	"github.com/volley-run/volley/faasnap"
-	"github.com/volley-run/volley/faasnap/vmm"
 )
-
-// device returns the network device that a request asks for.
-func (n *Network) device() (*vmm.Network, error) {
-	if n == nil {
-		return nil, nil
-	}
-	if n.Tap == "" {
-		return nil, invalid(errors.New("network: name a tap, which must be there already"))
-	}
-	d := &vmm.Network{Namespace: n.Namespace, Tap: n.Tap}
-	if n.MAC != "" {
-		mac, err := net.ParseMAC(n.MAC)
-		if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
-			return nil, invalid(fmt.Errorf("network: %q is no address of one device, such as 02:00:00:00:00:01", n.MAC))
-		}
-		d.MAC = mac
-	}
-	return d, nil
-}
 
 // started makes a machine known here. It is closed when it has ended, or the
 // Server ends.
-func (s *Server) started(vm *faasnap.VM, paused bool) error {
+func (s *Server) started(vm *faasnap.VM, n *attachment, paused bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return errors.Join(faasnap.ErrClosed, vm.Close())
 	}
-	s.machines[vm.ID()] = &machine{vm: vm, paused: paused}
+	s.machines[vm.ID()] = &machine{vm: vm, network: n, paused: paused}
 	s.watchers.Go(func() {
 		<-vm.Done()
 		if err := vm.Close(); err != nil {
 			s.cfg.Log.Warn("close machine", "id", vm.ID(), "err", err)
 		}
+		n.leave()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.machines, vm.ID())
@@ -74,9 +54,16 @@ func (s *Server) vmOf(vm *faasnap.VM) VM {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m := s.machines[info.ID]; m != nil && m.paused {
+	m := s.machines[info.ID]
+	if m == nil {
+		return out
+	}
+	if m.network != nil {
+		m.network.tell(out.Network)
+	}
+	if m.paused {
 		out.State = "paused"
-	} else if m != nil && m.busy {
+	} else if m.busy {
 		out.State = "busy"
 	}
 	return out
@@ -116,14 +103,22 @@ func (s *Server) postVM(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	vm, err := s.start(r.Context(), req)
+	n, err := s.attach(r.Context(), req.Network)
 	if err != nil {
 		return err
 	}
-	if err := r.Context().Err(); err != nil {
-		return errors.Join(err, vm.Close()) // nobody would know of it
+	vm, err := s.start(r.Context(), req, n)
+	if err != nil {
+		n.leave()
+		return err
 	}
-	if err := s.started(vm, req.Paused); err != nil {
+	if err := r.Context().Err(); err != nil {
+		err = errors.Join(err, vm.Close()) // nobody would know of it
+		n.leave()
+		return err
+	}
+	if err := s.started(vm, n, req.Paused); err != nil {
+		n.leave()
 		return err
 	}
 	w.Header().Set("Location", "/v1/vms/"+vm.ID())
@@ -132,16 +127,12 @@ func (s *Server) postVM(w http.ResponseWriter, r *http.Request) error {
 }
 
 // start boots or restores a machine, which the caller closes.
-func (s *Server) start(ctx context.Context, req StartRequest) (*faasnap.VM, error) {
+func (s *Server) start(ctx context.Context, req StartRequest, n *attachment) (*faasnap.VM, error) {
 	if (req.Function == "") == (req.Snapshot == "") {
 		return nil, invalid(errors.New("name either a function to boot or a snapshot to restore"))
 	}
-	network, err := req.Network.device()
-	if err != nil {
-		return nil, err
-	}
 	o := faasnap.RestoreOptions{HugeZeros: req.HugeZeros, Populate: req.Populate, Paused: req.Paused}
-	o.Network = network
+	n.use(&o.StartOptions)
 	if req.Function != "" {
 		if req.Paused || req.HugeZeros || req.Populate || req.Mode != "" && req.Mode != string(faasnap.Boot) {
 			return nil, invalid(errors.New("mode, hugeZeros, populate and paused are for restores"))
@@ -154,6 +145,7 @@ func (s *Server) start(ctx context.Context, req StartRequest) (*faasnap.VM, erro
 	}
 	mode := s.cfg.Mode
 	if req.Mode != "" {
+		var err error
 		if mode, err = faasnap.ParseMode(req.Mode); err != nil {
 			return nil, invalid(err)
 		}

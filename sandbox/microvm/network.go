@@ -7,11 +7,9 @@ import (
 	"time"
 
 	"github.com/volley-run/volley/faasnap"
-	"github.com/volley-run/volley/faasnap/vmm"
 	"github.com/volley-run/volley/function"
 	"github.com/volley-run/volley/internal/sys"
 	"github.com/volley-run/volley/sandbox"
-	"github.com/volley-run/volley/sandbox/agent"
 )
 
 // leaveTime bounds giving a place on a network back.
@@ -43,7 +41,7 @@ func (b *box) join(ctx context.Context, f *function.Function, o *faasnap.StartOp
 	if place.Tap == "" {
 		return fmt.Errorf("network %s has no taps", network)
 	}
-	connect(o, place)
+	o.Join(place)
 	return nil
 }
 
@@ -55,12 +53,6 @@ func (b *box) leave() error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	return b.driver.cfg.Networks.Leave(ctx, b.network, b.id)
-}
-
-// connect makes a place's tap the machine's network device.
-func connect(o *faasnap.StartOptions, p sandbox.Place) {
-	o.Network = &vmm.Network{Namespace: p.Namespace, Tap: p.Tap, MAC: sandbox.TapMAC()}
-	o.Addresses = &agent.Network{MTU: p.MTU, Address: p.Address, Address6: p.Address6}
 }
 
 // nowhere is a place for a machine that is written down: it has a network device,

@@ -113,7 +113,7 @@ func (d *Driver) take(r *revision, kind Kind, event []byte) (*snapshot.Snapshot,
 			return nil, err
 		}
 		defer namespace.Close()
-		connect(&o.StartOptions, place)
+		o.Join(place)
 		// What the event makes the function send would be sent again.
 		o.Initialised = true
 	}
