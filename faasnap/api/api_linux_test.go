@@ -1,17 +1,13 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,9 +15,7 @@ import (
 
 	"github.com/volley-run/volley/faasnap"
 	"github.com/volley-run/volley/faasnap/faasnaptest"
-	"github.com/volley-run/volley/function"
-	"github.com/volley-run/volley/internal/sys"
-	"github.com/volley-run/volley/sandbox"
+	"github.com/volley-run/volley/sandbox/sandboxtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,7 +35,7 @@ def handler(event, context):
 `
 
 // openServer opens a server on QEMU, and returns the Service's directory too.
-func openServer(t *testing.T) (c *Client, places *loosePlaces, dir string) {
+func openServer(t *testing.T) (c *Client, places *sandboxtest.LoosePlaces, dir string) {
 	t.Helper()
 	driver, builder := faasnaptest.QEMU(t)
 	dir = t.TempDir()
@@ -49,7 +43,7 @@ func openServer(t *testing.T) (c *Client, places *loosePlaces, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	places = &loosePlaces{t: t, held: make(map[string]*os.File)}
+	places = sandboxtest.NewLoosePlaces(t)
 	server := New(Config{Service: s, Networks: places})
 	c, closeClient := Local(server)
 	t.Cleanup(func() {
@@ -63,44 +57,6 @@ func openServer(t *testing.T) (c *Client, places *loosePlaces, dir string) {
 		}
 	})
 	return c, places, dir
-}
-
-// loosePlaces gives machines taps that nothing is connected to, on the network
-// "loose".
-type loosePlaces struct {
-	t     *testing.T
-	mu    sync.Mutex
-	given byte
-	held  map[string]*os.File
-}
-
-func (p *loosePlaces) Join(_ context.Context, network, id string) (sandbox.Place, error) {
-	if network != "loose" {
-		return sandbox.Place{}, function.Errorf(function.InvalidParameter, "there is no network %s", network)
-	}
-	namespace, err := sys.LooseTap("tap7")
-	if err != nil {
-		return sandbox.Place{}, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.held[id] = namespace
-	p.given++
-	return sandbox.Place{
-		Namespace: fmt.Sprintf("/proc/self/fd/%d", namespace.Fd()), Tap: "tap7", MTU: 1430, Address: netip.AddrFrom4([4]byte{10, 77, 0, p.given}),
-	}, nil
-}
-
-func (p *loosePlaces) Leave(_ context.Context, _, id string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	namespace := p.held[id]
-	if namespace == nil {
-		p.t.Errorf("a place is given back that nobody has")
-		return nil
-	}
-	delete(p.held, id)
-	return namespace.Close()
 }
 
 // call makes a call that must succeed.
@@ -278,19 +234,19 @@ func learns(t *testing.T, c *Client, made Snapshot) {
 }
 
 // joinsJob saves a machine on a network, and restores it there.
-func joinsJob(t *testing.T, c *Client, places *loosePlaces) {
-	loose := &Network{Job: "loose"}
+func joinsJob(t *testing.T, c *Client, places *sandboxtest.LoosePlaces) {
+	loose := &Network{Job: sandboxtest.LooseNetwork}
 	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: "other"}})
-	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: "loose", Tap: "t"}})
-	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: "loose", Address: "10.0.0.1"}})
+	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: sandboxtest.LooseNetwork, Tap: "t"}})
+	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: &Network{Job: sandboxtest.LooseNetwork, Address: "10.0.0.1"}})
 	fails(t, c, CodeInvalid, http.MethodPost, "/v1/vms", StartRequest{Snapshot: "app", Network: loose}) // it was recorded on none
 	booted := call[VM](t, c, http.MethodPost, "/v1/vms", StartRequest{Function: "app", Network: loose})
-	if n := booted.Network; n == nil || n.Job != "loose" || n.Address != "10.77.0.2" || n.Tap != "tap7" {
+	if n := booted.Network; n == nil || n.Job != sandboxtest.LooseNetwork || n.Address != "10.77.0.2" || n.Tap != "tap7" {
 		t.Errorf("the machine's network is %+v", n)
 	}
 	call[Snapshot](t, c, http.MethodPost, "/v1/snapshots", SnapshotRequest{Name: "joined", VM: booted.ID})
 	// Its address is another's now.
-	if in := invoke(t, c, "/v1/functions/app/invocations?snapshot=joined&job=loose", `{"do": "addresses"}`); string(in.Payload) != `["10.77.0.3"]` || in.Mode != "faasnap" {
+	if in := invoke(t, c, "/v1/functions/app/invocations?snapshot=joined&job="+sandboxtest.LooseNetwork, `{"do": "addresses"}`); string(in.Payload) != `["10.77.0.3"]` || in.Mode != "faasnap" {
 		t.Errorf("%+v: %s", in, in.Payload)
 	}
 	for _, path := range []string{"/v1/vms/" + booted.ID, "/v1/snapshots/joined"} {
@@ -299,14 +255,12 @@ func joinsJob(t *testing.T, c *Client, places *loosePlaces) {
 		}
 	}
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		places.mu.Lock()
-		held := len(places.held)
-		places.mu.Unlock()
-		if held == 0 {
+		_, taken := places.Count()
+		if taken == 0 {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%d places were not given back", held)
+			t.Fatalf("%d places were not given back", taken)
 		}
 	}
 }
