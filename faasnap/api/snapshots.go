@@ -147,7 +147,11 @@ func (s *Server) getResident(w http.ResponseWriter, r *http.Request) error {
 		name string
 		into *ResidentFile
 	}{{memory, &out.Memory}, {snapshot.LoadingFile, &out.Loading}} {
-		if *f.into, err = resident(snap.Path(f.name)); err != nil {
+		*f.into, err = resident(snap.Path(f.name))
+		if errors.Is(err, os.ErrNotExist) && f.name == snapshot.PartFile {
+			err = nil // nothing has been fetched so far
+		}
+		if err != nil {
 			return err
 		}
 	}
