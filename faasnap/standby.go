@@ -34,8 +34,8 @@ type standby struct {
 //
 // Restore takes one if there is one, unless its options name what has to be known
 // earlier. The next is started once the restored machine has answered for the
-// first time or has ended, so that it holds nobody up. VMMs of a snapshot that is removed or
-// replaced end. What a lazy snapshot lacks is fetched first.
+// first time or has ended, so that it holds nobody up. VMMs of a snapshot that is
+// removed or replaced end. What a lazy snapshot lacks is fetched first.
 func (s *Service) Standby(ctx context.Context, name string, count int) error {
 	if err := s.setStandby(ctx, name, count); err != nil {
 		return fmt.Errorf("keep VMMs for snapshot %s: %w", name, err)
@@ -46,6 +46,11 @@ func (s *Service) Standby(ctx context.Context, name string, count int) error {
 func (s *Service) setStandby(ctx context.Context, name string, count int) error {
 	if count < 0 || count > MaxStandby {
 		return function.Errorf(function.InvalidParameter, "%d VMMs: want 0 to %d", count, MaxStandby)
+	}
+	if count == 0 {
+		_, err := s.Inspect(name)
+		s.dropStandby(name)
+		return err
 	}
 	src, err := s.wholeSource(ctx, name)
 	if err != nil {
@@ -72,9 +77,6 @@ func (s *Service) setStandby(ctx context.Context, name string, count int) error 
 			surplus = old.ready
 		}
 		s.standbys[name] = &standby{snapshot: src.snapshot, want: count}
-	}
-	if count == 0 {
-		delete(s.standbys, name)
 	}
 	s.mu.Unlock()
 	if err := closeAll(surplus); err != nil {
@@ -197,7 +199,7 @@ func (s *Service) refill(src *source) {
 	})
 }
 
-// dropStandby ends the VMMs that wait for a snapshot that is no more.
+// dropStandby ends the VMMs that wait for a snapshot.
 func (s *Service) dropStandby(name string) {
 	s.mu.Lock()
 	b := s.standbys[name]
