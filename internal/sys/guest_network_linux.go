@@ -27,7 +27,7 @@ func connectNetwork(name string) error {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 			// struct rtmsg: the route to everywhere.
 			route := []byte{family, 0, 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_LINK, unix.RTN_UNICAST, 0, 0, 0, 0}
-			err := r.request(unix.RTM_NEWROUTE, route, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, r.link))
+			err := r.request(unix.RTM_NEWROUTE, route, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(r.link.Index)))
 			if err != nil && (family == unix.AF_INET || !errors.Is(err, unix.EOPNOTSUPP)) {
 				return err
 			}
@@ -42,15 +42,11 @@ func joinNetwork(name string, mtu int, addresses []netip.Addr) error {
 			return err
 		}
 	}
-	link, err := net.InterfaceByName(name)
-	if err != nil {
-		return fmt.Errorf("set up %s: %w", name, err)
-	}
-	before, err := link.Addrs()
-	if err != nil {
-		return fmt.Errorf("set up %s: %w", name, err)
-	}
 	return withRoutes(name, func(r *routes) error {
+		before, err := r.link.Addrs()
+		if err != nil {
+			return err
+		}
 		for _, a := range addresses {
 			if !a.IsValid() {
 				continue
@@ -99,7 +95,7 @@ func setLink(name string, request uint, value uint32) error {
 // as much as process 1 of a virtual machine needs.
 type routes struct {
 	fd   int
-	link uint32
+	link *net.Interface
 }
 
 func withRoutes(name string, f func(*routes) error) error {
@@ -108,14 +104,11 @@ func withRoutes(name string, f func(*routes) error) error {
 		return fmt.Errorf("set up %s: %w", name, err)
 	}
 	defer unix.Close(fd)
-	req, err := unix.NewIfreq(name)
+	link, err := net.InterfaceByName(name)
 	if err != nil {
 		return fmt.Errorf("set up %s: %w", name, err)
 	}
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req); err != nil {
-		return fmt.Errorf("set up %s: %w", name, err)
-	}
-	if err := f(&routes{fd, req.Uint32()}); err != nil {
+	if err := f(&routes{fd, link}); err != nil {
 		return fmt.Errorf("set up %s: %w", name, err)
 	}
 	return nil
@@ -128,7 +121,7 @@ func (r *routes) address(typ uint16, a netip.Addr) error {
 		family, flags = unix.AF_INET6, unix.IFA_F_NODAD
 	}
 	// struct ifaddrmsg
-	fixed := binary.NativeEndian.AppendUint32([]byte{family, byte(a.BitLen()), flags, unix.RT_SCOPE_UNIVERSE}, r.link)
+	fixed := binary.NativeEndian.AppendUint32([]byte{family, byte(a.BitLen()), flags, unix.RT_SCOPE_UNIVERSE}, uint32(r.link.Index))
 	return r.request(typ, fixed, unix.IFA_LOCAL, a.AsSlice())
 }
 

@@ -52,7 +52,7 @@ func LooseTap(name string) (namespace *os.File, err error) {
 		if namespace, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 			return err
 		}
-		if err := addTap(name); err != nil {
+		if err := AddTap(name); err != nil {
 			return errors.Join(err, namespace.Close())
 		}
 		return nil
@@ -63,8 +63,12 @@ func LooseTap(name string) (namespace *os.File, err error) {
 	return namespace, nil
 }
 
-func addTap(name string) error {
-	tap, err := attachTap(name)
+// AddTap makes a tap device in the calling thread's network namespace, which stays
+// until it is deleted, for whoever opens it. Its packets have the header of
+// virtio. The error is EBUSY if there is a device of that name.
+func AddTap(name string) error {
+	// The kernel would open one that is there.
+	tap, err := attachTap(name, unix.IFF_TUN_EXCL)
 	if err != nil {
 		return err
 	}
@@ -76,11 +80,11 @@ func openTap(name string) (*os.File, error) {
 	if err := findLink(name); err != nil {
 		return nil, err
 	}
-	return attachTap(name)
+	return attachTap(name, 0)
 }
 
 // attachTap opens the tap device of that name, and makes it if there is none.
-func attachTap(name string) (*os.File, error) {
+func attachTap(name string, flags uint16) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -90,7 +94,7 @@ func attachTap(name string) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
