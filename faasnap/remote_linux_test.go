@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volley-run/volley/faasnap/faasnaptest"
 	"github.com/volley-run/volley/faasnap/pages"
 	"github.com/volley-run/volley/faasnap/remote"
 	"github.com/volley-run/volley/faasnap/snapshot"
@@ -67,17 +66,7 @@ func (o *objectStore) url(prefix string) string {
 // object store.
 func openServiceOn(t *testing.T, dir string, o *objectStore) *Service {
 	t.Helper()
-	driver, builder := faasnaptest.QEMU(t)
-	s, err := Open(Config{Dir: dir, Driver: driver, Builder: builder, OpenStore: o.open})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
+	return openConfig(t, Config{Dir: dir, OpenStore: o.open})
 }
 
 // One recording serves all of this. The recorded invocation does not read the

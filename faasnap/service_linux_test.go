@@ -58,8 +58,14 @@ const testMemory = 256 << 20
 // openService opens a service on QEMU in dir.
 func openService(t *testing.T, dir string) *Service {
 	t.Helper()
-	driver, builder := faasnaptest.QEMU(t)
-	s, err := Open(Config{Dir: dir, Driver: driver, Builder: builder})
+	return openConfig(t, Config{Dir: dir})
+}
+
+// openConfig opens a service on QEMU.
+func openConfig(t *testing.T, cfg Config) *Service {
+	t.Helper()
+	cfg.Driver, cfg.Builder = faasnaptest.QEMU(t)
+	s, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+
+	"github.com/volley-run/volley/sandbox/agent/frame"
 )
 
 // Networks gives sandboxes their places on the networks of jobs
@@ -45,12 +47,5 @@ func TapMAC() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 1} }
 
 // Env returns what a function finds of its place in its environment.
 func (p Place) Env() []string {
-	var env []string
-	if p.Address.IsValid() {
-		env = append(env, "VOLLEY_ADDRESS="+p.Address.String())
-	}
-	if p.Address6.IsValid() {
-		env = append(env, "VOLLEY_ADDRESS6="+p.Address6.String())
-	}
-	return env
+	return (&frame.Network{Address: p.Address, Address6: p.Address6}).Env()
 }

@@ -45,6 +45,19 @@ func readFile(path string) ([]byte, error) {
 	return text, nil
 }
 
+// longSnapshot makes a request about a snapshot that takes long, shows its steps,
+// and returns how long it took.
+func longSnapshot(ctx context.Context, c *api.Client, path string, req any, stderr io.Writer) (time.Duration, *api.Snapshot, error) {
+	begin := time.Now()
+	s := newSteps(stderr)
+	defer s.close()
+	e, err := c.Long(ctx, http.MethodPost, path, req, s.show)
+	if hasCode(err, api.CodeExists) {
+		err = withStatus(exitOutput, fmt.Errorf("%w: --replace puts the new one in its place", err))
+	}
+	return time.Since(begin), e.Snapshot, err
+}
+
 func newSnapshotLsCommand() *cobra.Command {
 	var o vmOptions
 	var how vmmOptions

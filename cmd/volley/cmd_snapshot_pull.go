@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -41,9 +40,6 @@ daemon, 130 interrupted: there is no new snapshot then.`,
 			}
 			return o.use(cmd.Context(), needFiles, &how, func(c *api.Client) error {
 				took, s, err := longSnapshot(cmd.Context(), c, snapshotPath(args[1])+"/pull", req, cmd.ErrOrStderr())
-				if apiErr, ok := errors.AsType[*api.Error](err); ok && apiErr.Code == api.CodeExists {
-					return withStatus(exitOutput, fmt.Errorf("%w: --replace puts the new one in its place", err))
-				}
 				if err != nil {
 					return err
 				}

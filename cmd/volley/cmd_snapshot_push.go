@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,14 +61,4 @@ func storeURL(arg string) (string, error) {
 		return "", withStatus(exitInput, err)
 	}
 	return path, nil
-}
-
-// longSnapshot makes a request about a snapshot that takes long, and shows its
-// steps.
-func longSnapshot(ctx context.Context, c *api.Client, path string, req any, stderr io.Writer) (time.Duration, *api.Snapshot, error) {
-	begin := time.Now()
-	s := newSteps(stderr)
-	defer s.close()
-	e, err := c.Long(ctx, http.MethodPost, path, req, s.show)
-	return time.Since(begin), e.Snapshot, err
 }

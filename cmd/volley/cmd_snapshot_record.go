@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -122,19 +120,13 @@ func readEvents(arg string) ([]json.RawMessage, error) {
 
 // makeSnapshot makes a snapshot and prints what it is like.
 func makeSnapshot(ctx context.Context, c *api.Client, req api.SnapshotRequest, asJSON bool, stdout, stderr io.Writer) error {
-	begin := time.Now()
-	s := newSteps(stderr)
-	e, err := c.Long(ctx, http.MethodPost, "/v1/snapshots", req, s.show)
-	s.close()
-	if hasCode(err, api.CodeExists) {
-		return withStatus(exitOutput, fmt.Errorf("%w: --replace puts the new one in its place", err))
-	}
+	took, s, err := longSnapshot(ctx, c, "/v1/snapshots", req, stderr)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		return writeJSON(stdout, e.Snapshot)
+		return writeJSON(stdout, s)
 	}
-	fmt.Fprintf(stdout, "Made snapshot %s of %s in %s.\n", e.Snapshot.Name, e.Snapshot.Function, shortDuration(time.Since(begin)))
-	return printPlan(stdout, e.Snapshot)
+	fmt.Fprintf(stdout, "Made snapshot %s of %s in %s.\n", s.Name, s.Function, shortDuration(took))
+	return printPlan(stdout, s)
 }

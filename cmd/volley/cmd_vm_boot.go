@@ -15,10 +15,14 @@ import (
 type networkOptions struct{ api.Network }
 
 func (o *networkOptions) register(cmd *cobra.Command) {
+	o.registerWithoutMAC(cmd)
+	cmd.Flags().StringVar(&o.MAC, "mac", "", "address of the device (default: one of its own, or the snapshot's)")
+}
+
+func (o *networkOptions) registerWithoutMAC(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.Tap, "tap", "", "tap that becomes the network device; it must be there (ip tuntap add)")
 	f.StringVar(&o.Namespace, "netns", "", "path of the network namespace that the tap is in (default: the daemon's)")
-	f.StringVar(&o.MAC, "mac", "", "address of the device (default: one of its own, or the snapshot's)")
 	f.StringVar(&o.Job, "net", "", "network that the machine becomes an endpoint of, in place of a tap; volley net up declares it")
 }
 

@@ -28,7 +28,7 @@ type vmInvokeOptions struct {
 	vmOptions
 	vmmOptions
 	data, mode, snapshot string
-	tap, namespace, job  string
+	network              networkOptions
 	hugeZeros, populate  bool
 	tail, times, json    bool
 }
@@ -70,13 +70,11 @@ function, or the snapshot is damaged, 6 the machine is busy, 7 the function fail
 	}
 	o.vmOptions.register(cmd)
 	o.vmmOptions.register(cmd)
+	o.network.registerWithoutMAC(cmd)
 	f := cmd.Flags()
 	f.StringVarP(&o.data, "data", "d", "{}", "the event: JSON, @FILE, or - for standard input")
 	f.StringVar(&o.mode, "mode", "", "how the machine comes about (default: faasnap, or boot without a snapshot)")
 	f.StringVar(&o.snapshot, "snapshot", "", "the snapshot (default: the one with the function's name)")
-	f.StringVar(&o.tap, "tap", "", "tap that becomes the network device; it must be there (ip tuntap add)")
-	f.StringVar(&o.namespace, "netns", "", "path of the network namespace that the tap is in")
-	f.StringVar(&o.job, "net", "", "network that the machine becomes an endpoint of, in place of a tap; volley net up declares it")
 	f.BoolVar(&o.hugeZeros, "huge-zeros", false, "back long zero regions by huge pages")
 	f.BoolVar(&o.populate, "populate", false, "put the loading set into the page tables as it arrives")
 	f.BoolVar(&o.tail, "tail", false, "print the end of the function's log to standard error")
@@ -93,7 +91,7 @@ func (o *vmInvokeOptions) target(name string) (path string, how *vmmOptions, err
 		q.Set("log", "tail")
 	}
 	if _, err := uuid.Parse(name); err == nil {
-		if o.mode != "" || o.snapshot != "" || o.hugeZeros || o.populate || o.tap != "" || o.namespace != "" || o.job != "" {
+		if o.mode != "" || o.snapshot != "" || o.hugeZeros || o.populate || o.network != (networkOptions{}) {
 			return "", nil, usagef("--mode, --snapshot, --huge-zeros, --populate, --tap, --netns and --net are for functions, not for a machine that runs")
 		}
 		return "/v1/vms/" + name + "/invocations?" + q.Encode(), nil, nil
@@ -104,7 +102,7 @@ func (o *vmInvokeOptions) target(name string) (path string, how *vmmOptions, err
 		}
 		q.Set("mode", o.mode)
 	}
-	for name, value := range map[string]string{"snapshot": o.snapshot, "tap": o.tap, "namespace": o.namespace, "job": o.job} {
+	for name, value := range map[string]string{"snapshot": o.snapshot, "tap": o.network.Tap, "namespace": o.network.Namespace, "job": o.network.Job} {
 		if value != "" {
 			q.Set(name, value)
 		}

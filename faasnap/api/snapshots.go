@@ -138,17 +138,13 @@ func (s *Server) getResident(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	memory := snapshot.MemoryFile
-	if snap.Remote() != "" {
-		memory = snapshot.PartFile
-	}
 	var out Resident
 	for _, f := range []struct {
 		name string
 		into *ResidentFile
-	}{{memory, &out.Memory}, {snapshot.LoadingFile, &out.Loading}} {
-		*f.into, err = resident(snap.Path(f.name))
-		if errors.Is(err, os.ErrNotExist) && f.name == snapshot.PartFile {
+	}{{snapshot.MemoryFile, &out.Memory}, {snapshot.LoadingFile, &out.Loading}} {
+		*f.into, err = resident(snap.DiskPath(f.name))
+		if errors.Is(err, os.ErrNotExist) && f.name == snapshot.MemoryFile && snap.Remote() != "" {
 			err = nil // nothing has been fetched so far
 		}
 		if err != nil {

@@ -33,15 +33,22 @@ func lazyCopy(t *testing.T, s *snapshot.Snapshot) *snapshot.Draft {
 	return d
 }
 
+// committed returns a snapshot, and its metadata as it is written.
+func committed(t *testing.T) (*snapshot.Snapshot, []byte) {
+	t.Helper()
+	s, err := draft(t, filepath.Join(t.TempDir(), "original"), 1).Commit(t.Context(), contents())
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, err := os.ReadFile(s.Path(snapshot.MetaFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, meta
+}
+
 func TestACopyLacksItsMemoryUntilThatIsComplete(t *testing.T) {
-	original, err := draft(t, filepath.Join(t.TempDir(), "original"), 1).Commit(t.Context(), contents())
-	if err != nil {
-		t.Fatal(err)
-	}
-	meta, err := os.ReadFile(original.Path(snapshot.MetaFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	original, meta := committed(t)
 	d := lazyCopy(t, original)
 	if _, err := d.Adopt(t.Context(), meta, "file:///elsewhere"); err != nil {
 		t.Fatal(err)
@@ -102,14 +109,7 @@ func opened(t *testing.T, path string) *os.File {
 }
 
 func TestCopiesThatAreNotWhatTheMetadataSaysAreRefused(t *testing.T) {
-	original, err := draft(t, filepath.Join(t.TempDir(), "original"), 1).Commit(t.Context(), contents())
-	if err != nil {
-		t.Fatal(err)
-	}
-	meta, err := os.ReadFile(original.Path(snapshot.MetaFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	original, meta := committed(t)
 	for _, tc := range []struct {
 		name, file, content string
 		want                string

@@ -246,14 +246,20 @@ func (s *Snapshot) DiskBytes() int64 {
 	return total
 }
 
-// FileDiskBytes returns how much room a file of the snapshot takes on disk, or
-// 0 if it is gone. For the memory of a lazy snapshot that is what has been
-// fetched of it.
-func (s *Snapshot) FileDiskBytes(name string) int64 {
+// DiskPath returns where that is which is on disk of a file of the snapshot. Of
+// the memory of a lazy snapshot it is what has been fetched, and is not there
+// before anything has.
+func (s *Snapshot) DiskPath(name string) string {
 	if name == MemoryFile && s.remote != "" {
 		name = PartFile
 	}
-	info, err := os.Stat(s.Path(name))
+	return s.Path(name)
+}
+
+// FileDiskBytes returns how much room a file of the snapshot takes on disk
+// (DiskPath), or 0 if it is not there.
+func (s *Snapshot) FileDiskBytes(name string) int64 {
+	info, err := os.Stat(s.DiskPath(name))
 	if err != nil {
 		return 0
 	}
